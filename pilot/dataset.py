@@ -1,0 +1,119 @@
+"""Examples on disk (JSON lines) and in memory (length buckets)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pilot.errors import PilotError
+from pilot.expressions import evaluate
+from pilot.files import read_text, write_text
+from pilot.tokens import EQUALS, encode_lines
+
+_INTEGER = re.compile(r"-?(0|[1-9]\d*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An expression and its value, both as text: `Example("41-((65+69)-69)", "-24")`."""
+
+    expression: str
+    result: str
+
+    @property
+    def line(self) -> str:
+        return f"{self.expression}={self.result}"
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of the complete sequence, both markers included."""
+        return len(self.line) + 2
+
+
+def write_examples(path: Path | str, examples: list[Example]) -> None:
+    """One `{"expression": ..., "result": ...}` a line."""
+    write_text(path, "".join(f'{{"expression": "{e.expression}", "result": "{e.result}"}}\n' for e in examples))
+
+
+def read_examples(path: Path | str) -> list[Example]:
+    """All examples of a JSON-lines file, in order.
+
+    Raises PilotError, naming file and line, for a line that is not an example or whose result is not the
+    expression's value, and for a file without examples.
+    """
+    examples = []
+    for number, text in enumerate(read_text(path).splitlines(), start=1):
+        if text.strip():
+            try:
+                examples.append(_parse(text))
+            except PilotError as error:
+                raise PilotError(f"{path}:{number}: {error}") from None
+    if not examples:
+        raise PilotError(f"{path}: holds no examples; make it again: dvc repro -f generate")
+    return examples
+
+
+def _parse(text: str) -> Example:
+    try:
+        record = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply')})") from None
+    if not isinstance(record, dict) or record.keys() != {"expression", "result"}:
+        raise PilotError('want an object with exactly the keys "expression" and "result"')
+    for key, value in record.items():
+        if not isinstance(value, str):
+            raise PilotError(f'"{key}" must be a string, not {json.dumps(value)}')
+    if not _INTEGER.fullmatch(record["result"]):
+        raise PilotError(f'"result" must be a plain integer such as "-24", not "{record["result"]}"')
+    value = evaluate(record["expression"])
+    if str(value) != record["result"]:
+        raise PilotError(f'{record["expression"]} is {value}, not {record["result"]}')
+    return Example(**record)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Examples of one sequence length, so that no batch needs padding.
+
+    index   (N,)        where each example stood in the list that was bucketed
+    ids     (N, L)      int64 tokens of the complete sequences, both markers included
+    """
+
+    index: np.ndarray
+    ids: torch.Tensor
+
+    @property
+    def inputs(self) -> torch.Tensor:
+        """What the model reads: (N, T), T = L - 1."""
+        return self.ids[:, :-1]
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The token that follows each input: (N, T)."""
+        return self.ids[:, 1:]
+
+    @property
+    def answer(self) -> torch.Tensor:
+        """(N, T) bool: the targets that belong to the answer, its end marker included."""
+        is_equals = self.inputs == EQUALS
+        return is_equals.cumsum(1) > 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def buckets_by_length(examples: list[Example]) -> list[Bucket]:
+    """`examples` sorted into buckets of one length each, shortest first; order inside a bucket is kept."""
+    members = defaultdict(list)
+    for i, example in enumerate(examples):
+        members[len(example.line)].append(i)
+    return [
+        Bucket(np.array(index), torch.from_numpy(encode_lines([examples[i].line for i in index])))
+        for _, index in sorted(members.items())
+    ]

@@ -1,0 +1,64 @@
+"""Writing files whole or not at all, and saying which one cannot be read."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from pilot.errors import PilotError
+
+
+@contextmanager
+def written_whole(path: Path | str):
+    """Yield a temporary path beside `path` that takes its name when the block ends well, and goes if it does not.
+
+    Raises PilotError if the folder or the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        raise PilotError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8 with `\\n` line ends on every system, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def read_text(path: Path | str) -> str:
+    """The UTF-8 text of a file. Raises PilotError if it is missing, unreadable or not text."""
+    try:
+        return Path(path).read_bytes().decode()
+    except FileNotFoundError:
+        raise PilotError(f"{path}: no such file") from None
+    except OSError as error:
+        raise PilotError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise PilotError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def write_json(path: Path | str, content: dict) -> None:
+    """Write `content` as indented JSON, whole or not at all. Raises ValueError for NaN or infinity."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path | str, made_by: str) -> dict:
+    """The object in a JSON file that the stage `made_by` writes. Raises PilotError if it is missing or damaged."""
+    if not Path(path).exists():
+        raise PilotError(f"{path}: no such file; the stage that makes it: dvc repro {made_by}")
+    try:
+        content = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise PilotError(f"{path}:{error.lineno}: not JSON ({error.msg}); make it again: dvc repro -f {made_by}") from None
+    if not isinstance(content, dict):
+        raise PilotError(f"{path}: not a JSON object; make it again: dvc repro -f {made_by}")
+    return content
