@@ -16,6 +16,9 @@ from pilot.expressions import evaluate
 from pilot.files import read_text, write_text
 from pilot.tokens import EQUALS, encode_lines
 
+# Heads are chosen on one half of a test file's lines and judged on the other.
+HALVES = {"select": slice(0, None, 2), "confirm": slice(1, None, 2), "all": slice(None)}
+
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
 
 
@@ -41,17 +44,19 @@ def write_examples(path: Path | str, examples: list[Example]) -> None:
     write_text(path, "".join(f'{{"expression": "{e.expression}", "result": "{e.result}"}}\n' for e in examples))
 
 
-def read_examples(path: Path | str) -> list[Example]:
+def read_examples(path: Path | str, context: int | None = None) -> list[Example]:
     """All examples of a JSON-lines file, in order.
 
-    Raises PilotError, naming file and line, for a line that is not an example or whose result is not the
-    expression's value, and for a file without examples.
+    context   the positions of the model that is to read them
+
+    Raises PilotError, naming file and line, for a line that is not an example, whose result is not the
+    expression's value, or that is too long for the context; and for a file without examples.
     """
     examples = []
     for number, text in enumerate(read_text(path).splitlines(), start=1):
         if text.strip():
             try:
-                examples.append(_parse(text))
+                examples.append(_parse(text, context))
             except PilotError as error:
                 raise PilotError(f"{path}:{number}: {error}") from None
     if not examples:
@@ -59,7 +64,7 @@ def read_examples(path: Path | str) -> list[Example]:
     return examples
 
 
-def _parse(text: str) -> Example:
+def _parse(text: str, context: int | None) -> Example:
     try:
         record = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -73,8 +78,14 @@ def _parse(text: str) -> Example:
         raise PilotError(f'"result" must be a plain integer such as "-24", not "{record["result"]}"')
     value = evaluate(record["expression"])
     if str(value) != record["result"]:
-        raise PilotError(f'{record["expression"]} is {value}, not {record["result"]}')
-    return Example(**record)
+        raise PilotError(f"{record['expression']} is {value}, not {record['result']}")
+    example = Example(**record)
+    if context is not None and example.seq_len - 1 > context:
+        raise PilotError(
+            f"{example.line} is {example.seq_len - 1} tokens long, more than the model's context of {context}; train a "
+            "model on such expressions (data.max_operand, data.max_operands)"
+        )
+    return example
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ast
 import operator
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
-import re
 
 from pilot.errors import PilotError
 

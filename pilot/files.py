@@ -58,7 +58,9 @@ def read_json(path: Path | str, made_by: str) -> dict:
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise PilotError(f"{path}:{error.lineno}: not JSON ({error.msg}); make it again: dvc repro -f {made_by}") from None
+        raise PilotError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}); make it again: dvc repro -f {made_by}"
+        ) from None
     if not isinstance(content, dict):
         raise PilotError(f"{path}: not a JSON object; make it again: dvc repro -f {made_by}")
     return content

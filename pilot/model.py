@@ -84,7 +84,9 @@ class Attention(nn.Module):
                 f"patch_head_output has shape {tuple(self.patch_head_output.shape)}; heads {heads} of this run want "
                 f"({batch} or 1, {seq}, {len(heads)}, {head_dim})"
             )
-        positions = self.patch_positions if isinstance(self.patch_positions, tuple) else (self.patch_positions,) * len(heads)
+        positions = (
+            self.patch_positions if isinstance(self.patch_positions, tuple) else (self.patch_positions,) * len(heads)
+        )
         z = z.clone()
         for i, (head, where) in enumerate(zip(heads, positions, strict=True)):
             if not 0 <= head < n_heads:

@@ -6,30 +6,28 @@ import random
 
 from pilot.dataset import Example
 from pilot.errors import PilotError
-from pilot.expressions import Grammar, evaluate
+from pilot.expressions import evaluate
+from pilot.params import DataParams
 
 # At most this share of the expressions of one kind and operand count is held out, so that the few
 # short ones (300 flat expressions of two one-digit operands) stay in the training set.
 HELD_OUT_SHARE = 0.1
 
 
-def draw_splits(
-    grammar: Grammar, seed: int, train_size: int, flat_fraction: float, val_size: int, test_size: int
-) -> dict[str, list[Example]]:
-    """Disjoint splits `train`, `val`, `test_flat` and `test_paren`, the same for the same arguments.
+def draw_splits(params: DataParams) -> dict[str, list[Example]]:
+    """Disjoint splits `train`, `val`, `test_flat` and `test_paren`, the same for the same parameters.
 
-    Each is spread evenly over the operand counts as far as the grammar has enough expressions of each;
-    `val_size` and `test_size` count the examples of one kind, and `train` takes what is left over where the
-    grammar has fewer than `train_size`. Raises PilotError if a kind has too few expressions to fill all splits.
+    Each is spread evenly over the operand counts as far as the grammar has enough expressions of each, and is
+    smaller than asked for where it has not. Raises PilotError if a kind has too few to give every split some.
     """
-    rng = random.Random(seed)
-    wanted = {"flat": round(train_size * flat_fraction)}
-    wanted["paren"] = train_size - wanted["flat"]
+    grammar, rng = params.grammar, random.Random(params.seed)
+    wanted = {"flat": round(params.train_size * params.flat_fraction)}
+    wanted["paren"] = params.train_size - wanted["flat"]
     drawn: dict[tuple[str, str], list[str]] = {}
     for kind, train_wanted in wanted.items():
         counts = {n: grammar.count(kind, n) for n in grammar.operand_counts}
         held_out = {n: int(count * HELD_OUT_SHARE / 2) for n, count in counts.items()}
-        sizes = {"test": _spread(test_size, held_out), "val": _spread(val_size, held_out)}
+        sizes = {"test": _spread(params.test_size, held_out), "val": _spread(params.val_size, held_out)}
         left = {n: count - sizes["test"][n] - sizes["val"][n] for n, count in counts.items()}
         sizes["train"] = _spread(train_wanted, left)
         # One sample without repetition a stratum, cut into the splits: disjoint by construction.
@@ -59,7 +57,7 @@ def draw_splits(
 def _spread(total: int, capacity: dict[int, int]) -> dict[int, int]:
     """`total` shared out evenly, nobody above its capacity; less in all where the capacities are smaller."""
     shares = {}
-    for left, n in zip(range(len(capacity), 0, -1), sorted(capacity, key=capacity.get)):
+    for left, n in zip(range(len(capacity), 0, -1), sorted(capacity, key=capacity.get), strict=True):
         shares[n] = min(capacity[n], total // left)
         total -= shares[n]
     return shares

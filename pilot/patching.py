@@ -1,0 +1,54 @@
+"""Doing it: reading and replacing head outputs of a model, one whole forward at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from pilot.interventions import HeadPatch, Intervention
+from pilot.model import PilotTransformer
+
+
+@contextmanager
+def patched(model: PilotTransformer, intervention: Intervention, source: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Within the block every forward of `model` has the intervention's heads replaced; afterwards none has.
+
+    source   for each layer the z to take replacements from, (batch or 1, seq, n_heads, head_dim)
+    """
+    by_layer: dict[int, list[HeadPatch]] = {}
+    for patch in intervention:
+        by_layer.setdefault(patch.layer, []).append(patch)
+    try:
+        for layer, patches in by_layer.items():
+            attn = model.blocks[layer].attn
+            attn.patch_head_index = tuple(patch.head for patch in patches)
+            attn.patch_head_output = source[layer][:, :, attn.patch_head_index]
+            attn.patch_positions = tuple(slice(patch.start, patch.stop) for patch in patches)
+        yield
+    finally:
+        for layer in by_layer:
+            attn = model.blocks[layer].attn
+            attn.patch_head_index = attn.patch_head_output = attn.patch_positions = None
+
+
+@contextmanager
+def recorded(model: PilotTransformer, enabled: bool) -> Iterator[None]:
+    """Within the block attention modules keep `last_head_output`, or do not; afterwards as before."""
+    modules = [block.attn for block in model.blocks]
+    before = [attn.record_head_output for attn in modules]
+    try:
+        for attn in modules:
+            attn.record_head_output = enabled
+        yield
+    finally:
+        for attn, value in zip(modules, before, strict=True):
+            attn.record_head_output = value
+
+
+def head_outputs(model: PilotTransformer, input_ids: torch.Tensor) -> list[torch.Tensor]:
+    """z of every layer of an unpatched run: n_layers tensors (batch, seq, n_heads, head_dim)."""
+    with recorded(model, True):
+        model(input_ids)
+    return [block.attn.last_head_output for block in model.blocks]

@@ -1,0 +1,182 @@
+"""The guide's experiment: head outputs of a correctly answered expression put into a wrongly answered one.
+
+The recipient is fixed if, patched, it gives its own true answer. Two controls: other heads, and donors that are
+themselves answered wrongly. Answers are read under teacher forcing (pilot.scoring).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from pilot.dataset import Example, buckets_by_length
+from pilot.errors import PilotError
+from pilot.interventions import HeadPatch, Intervention
+from pilot.model import ModelConfig, PilotTransformer
+from pilot.scoring import answer_text, score
+from pilot.statistics import clustered_rate
+from pilot.sweep import sweep
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the experiments of one run share. `correct`: which of the N examples the model answers right, (N,) bool."""
+
+    model: PilotTransformer
+    checkpoint: str
+    examples: Sequence[Example]
+    correct: np.ndarray
+    metric: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two examples by their numbers: `recipient` is patched with head outputs of `donor`."""
+
+    recipient: int
+    donor: int
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What every intervention did to every pair: (n_interventions, n_pairs) each.
+
+    fixed       bool, the patched recipient gives its own true answer, by the setting's metric
+    adopted     bool, it gives the donor's true answer instead, every token of it
+    prediction  the patched answers as text
+    """
+
+    fixed: np.ndarray
+    adopted: np.ndarray
+    prediction: np.ndarray
+
+
+def find_pairs(
+    examples: Sequence[Example],
+    recipients: Sequence[int],
+    donors: Sequence[int],
+    per_recipient: int,
+    rng: np.random.Generator | None = None,
+) -> list[Pair]:
+    """Each recipient with up to `per_recipient` donors of its sequence length, or else of the next larger one.
+
+    A longer donor is cut to the recipient's length when it runs. Donors are drawn by `rng` without repetition, or
+    come in their order without one; no example is its own donor. A recipient without a donor has no pair.
+    """
+    by_length = defaultdict(list)
+    for donor in donors:
+        by_length[examples[donor].seq_len].append(donor)
+    pairs = []
+    for recipient in recipients:
+        for length in sorted(length for length in by_length if length >= examples[recipient].seq_len):
+            candidates = [donor for donor in by_length[length] if donor != recipient]
+            if candidates:
+                chosen = candidates if rng is None else rng.permutation(candidates)
+                pairs += [Pair(int(recipient), int(donor)) for donor in chosen[:per_recipient]]
+                break
+    return pairs
+
+
+def run_pairs(
+    setting: Setting, pairs: Sequence[Pair], interventions: Sequence[Intervention], progress: bool = False
+) -> Outcomes:
+    """Run every intervention on every pair. Raises PilotError for a patch outside a pair's sequence."""
+    examples, shape = setting.examples, (len(interventions), len(pairs))
+    outcomes = Outcomes(np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, "", dtype=object))
+    for bucket in buckets_by_length([examples[pair.recipient] for pair in pairs]):
+        seq = bucket.inputs.shape[1]
+        donor_ids, donor_targets, donor_answer = _donor_rows([examples[pairs[i].donor] for i in bucket.index], seq)
+        predicted = sweep(
+            setting.model,
+            bucket.inputs,
+            donor_ids,
+            interventions,
+            read=torch.arange(seq).expand(len(bucket), -1),
+            measure=lambda logits, _: logits.argmax(-1),
+            progress=progress,
+        )
+        for i, rows in enumerate(predicted):
+            outcomes.fixed[i, bucket.index] = getattr(score(rows, bucket.targets, bucket.answer), setting.metric)
+            outcomes.adopted[i, bucket.index] = score(rows, donor_targets, donor_answer).exact_match
+            outcomes.prediction[i, bucket.index] = [answer_text(*row) for row in zip(rows, bucket.answer, strict=True)]
+    return outcomes
+
+
+def _donor_rows(donors: list[Example], seq: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Inputs, targets and answer mask of donors of at least `seq` positions, cut to that: (N, seq) each.
+
+    Attention is causal, so a run cut short has the head outputs of the whole run, cut.
+    """
+    rows = [torch.empty(len(donors), seq, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.bool)]
+    for bucket in buckets_by_length(donors):
+        for row, whole in zip(rows, (bucket.inputs, bucket.targets, bucket.answer), strict=True):
+            row[bucket.index] = whole[:, :seq]
+    return tuple(rows)
+
+
+def repair_rates(
+    setting: Setting,
+    targets: Mapping[str, Intervention],
+    lines: slice,
+    donors_per_recipient: int,
+    seed: int,
+    progress: bool = False,
+) -> dict:
+    """How often each target's patch repairs a wrong answer, over every usable pair of the chosen lines.
+
+    Recipients are the wrong answers; donors are right ones, and for the control other wrong ones. A rate's
+    interval treats the pairs of one recipient as related (pilot.statistics.clustered_rate). Pairs too short for a
+    target's positions are left out of its rate. Raises PilotError if no pair is left.
+    """
+    numbers = np.arange(len(setting.examples))[lines]
+    right, wrong = numbers[setting.correct[numbers]], numbers[~setting.correct[numbers]]
+    results: dict = {
+        "examples": len(numbers),
+        "accuracy": len(right) / len(numbers),
+        "wrong_answers": len(wrong),
+        "pairs": {},
+        "repair": {name: {} for name in targets},
+    }
+    for kind, donors in {"right_to_wrong": right, "wrong_to_wrong": wrong}.items():
+        pairs = find_pairs(setting.examples, wrong, donors, donors_per_recipient, np.random.default_rng(seed))
+        results["pairs"][kind] = len(pairs)
+        seq = np.array([setting.examples[pair.recipient].seq_len - 1 for pair in pairs])
+        for name, target in targets.items():
+            usable = np.flatnonzero(seq >= max(patch.stop or patch.start + 1 for patch in target)) if pairs else []
+            if len(usable) == 0:
+                if kind == "wrong_to_wrong":  # a control that a good model leaves too few wrong answers for
+                    continue
+                longest = f"the longest has {seq.max()} positions" if pairs else "there are none"
+                raise PilotError(f"no pair of a right and a wrong example is long enough for {name}: {longest}")
+            chosen = [pairs[i] for i in usable]
+            outcomes = run_pairs(setting, chosen, [target], progress)
+            cluster = np.array([pair.recipient for pair in chosen])
+            results["repair"][name][kind] = {
+                "fixed": asdict(clustered_rate(outcomes.fixed[0], cluster)),
+                "adopted": asdict(clustered_rate(outcomes.adopted[0], cluster)),
+                "pairs": len(chosen),
+            }
+    return results
+
+
+def control_heads(target: Intervention, config: ModelConfig, first: int | None = None) -> Intervention | None:
+    """As many other heads in the same layers at the same positions: for each head the next free one of its layer.
+
+    first   the head to take instead; it must not be the target's own. None is returned if a layer has too few heads.
+    """
+    taken = {(patch.layer, patch.head) for patch in target}
+    controls: Intervention = ()
+    for patch in target:
+        candidates = (
+            [first] if first is not None else [(patch.head + i) % config.n_heads for i in range(1, config.n_heads)]
+        )
+        free = [head for head in candidates if (patch.layer, head) not in taken]
+        if not free:
+            return None
+        taken.add((patch.layer, free[0]))
+        controls += (HeadPatch(patch.layer, free[0], patch.start, patch.stop),)
+    return controls
