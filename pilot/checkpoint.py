@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from pilot.errors import PilotError
-from pilot.files import written_whole
+from pilot.files import write_bytes
 from pilot.model import ModelConfig, PilotTransformer
 
 
@@ -22,8 +22,7 @@ def save_model(model: PilotTransformer, path: Path | str, **facts) -> None:
     # Saved through memory: torch.save names the archive inside after the file, and ours is temporary.
     buffer = io.BytesIO()
     torch.save({"config": asdict(model.config), "model": weights, **facts}, buffer)
-    with written_whole(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    write_bytes(path, buffer.getvalue())
 
 
 def read_checkpoint(path: Path | str) -> dict:

@@ -4,34 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 from pilot.errors import PilotError
 
 
-@contextmanager
-def written_whole(path: Path | str):
-    """Yield a temporary path beside `path` that takes its name when the block ends well, and goes if it does not.
+def write_bytes(path: Path | str, content: bytes) -> None:
+    """Write `content` under a temporary name and rename it: whole or not at all.
 
-    Raises PilotError if the folder or the file cannot be written.
+    Makes the folder if it is missing. Raises PilotError if the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise PilotError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise PilotError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8 with `\\n` line ends on every system, whole or not at all."""
-    with written_whole(path) as temporary:
-        temporary.write_bytes(text.encode())
+    write_bytes(path, text.encode())
 
 
 def read_text(path: Path | str) -> str:
