@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def read_checkpoint(path: Path | str) -> dict:
     if not path.is_file():
         raise PilotError(f"{path}: no such checkpoint; train one with: dvc repro train")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickles that it goes on to refuse
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises what its unpickler, zip reader or the file system happen to raise
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         raise PilotError(f"{path}: not a readable checkpoint, truncated or of another program ({reason})") from None

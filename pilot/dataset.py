@@ -14,7 +14,7 @@ import torch
 from pilot.errors import PilotError
 from pilot.expressions import evaluate
 from pilot.files import read_text, write_text
-from pilot.tokens import EQUALS, encode_lines
+from pilot.tokens import EQUALS, encode, encode_lines
 
 # Heads are chosen on one half of a test file's lines and judged on the other.
 HALVES = {"select": slice(0, None, 2), "confirm": slice(1, None, 2), "all": slice(None)}
@@ -76,6 +76,7 @@ def _parse(text: str, context: int | None) -> Example:
             raise PilotError(f'"{key}" must be a string, not {json.dumps(value)}')
     if not _INTEGER.fullmatch(record["result"]):
         raise PilotError(f'"result" must be a plain integer such as "-24", not "{record["result"]}"')
+    encode(record["expression"])  # says which character is not in the vocabulary
     value = evaluate(record["expression"])
     if str(value) != record["result"]:
         raise PilotError(f"{record['expression']} is {value}, not {record['result']}")

@@ -27,6 +27,8 @@ def training_figure(log: Mapping[str, Sequence[float]]) -> Figure:
     left.plot(log["epoch"], np.multiply(log["val_paren"], 100), "s-", ms=3, color=ORANGE, label="parenthesised")
     left.set(xlabel="epoch", ylabel="exact match on validation (%)", ylim=(0, 101))
     left.legend(frameon=False, loc="lower right")
+    for axis in (left, right):
+        axis.xaxis.get_major_locator().set_params(integer=True)
     right.plot(log["epoch"], log["loss"], "o-", ms=3, color=GREY)
     right.set(xlabel="epoch", ylabel="loss on answer tokens", yscale="log")
     return figure
@@ -79,7 +81,7 @@ def repair_figure(repair: Mapping[str, Mapping], names: Mapping[str, str]) -> Fi
     axis.invert_yaxis()
     axis.set_xlim(left=0)
     axis.set_xlabel("wrong answers repaired (%), 95 % interval")
-    axis.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside upper right", ncols=2)
     return figure
 
 

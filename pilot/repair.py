@@ -130,37 +130,44 @@ def repair_rates(
 
     Recipients are the wrong answers; donors are right ones, and for the control other wrong ones. A rate's
     interval treats the pairs of one recipient as related (pilot.statistics.clustered_rate). Pairs too short for a
-    target's positions are left out of its rate. Raises PilotError if no pair is left.
+    target's positions are left out of its rate, and a target or control that has no pair is left out of the result.
+    Raises PilotError if no wrong answer has a right one to go with.
     """
     numbers = np.arange(len(setting.examples))[lines]
     right, wrong = numbers[setting.correct[numbers]], numbers[~setting.correct[numbers]]
-    results: dict = {
+    pairs = {
+        kind: find_pairs(setting.examples, wrong, donors, donors_per_recipient, np.random.default_rng(seed))
+        for kind, donors in {"right_to_wrong": right, "wrong_to_wrong": wrong}.items()
+    }
+    if not pairs["right_to_wrong"]:
+        raise PilotError(
+            f"no wrong answer has a right one of its length or longer ({len(right)} right and {len(wrong)} wrong "
+            "answers): pass a larger --test-path, or --half all"
+        )
+    repair: dict[str, dict] = {}
+    for name, target in targets.items():
+        needed = max(patch.start + 1 if patch.stop is None else patch.stop for patch in target)
+        for kind in pairs:
+            usable = [pair for pair in pairs[kind] if setting.examples[pair.recipient].seq_len - 1 >= needed]
+            if usable:
+                repair.setdefault(name, {})[kind] = _rates(setting, usable, target, progress)
+    return {
         "examples": len(numbers),
         "accuracy": len(right) / len(numbers),
         "wrong_answers": len(wrong),
-        "pairs": {},
-        "repair": {name: {} for name in targets},
+        "pairs": {kind: len(pairs[kind]) for kind in pairs},
+        "repair": {name: rates for name, rates in repair.items() if "right_to_wrong" in rates},
     }
-    for kind, donors in {"right_to_wrong": right, "wrong_to_wrong": wrong}.items():
-        pairs = find_pairs(setting.examples, wrong, donors, donors_per_recipient, np.random.default_rng(seed))
-        results["pairs"][kind] = len(pairs)
-        seq = np.array([setting.examples[pair.recipient].seq_len - 1 for pair in pairs])
-        for name, target in targets.items():
-            usable = np.flatnonzero(seq >= max(patch.stop or patch.start + 1 for patch in target)) if pairs else []
-            if len(usable) == 0:
-                if kind == "wrong_to_wrong":  # a control that a good model leaves too few wrong answers for
-                    continue
-                longest = f"the longest has {seq.max()} positions" if pairs else "there are none"
-                raise PilotError(f"no pair of a right and a wrong example is long enough for {name}: {longest}")
-            chosen = [pairs[i] for i in usable]
-            outcomes = run_pairs(setting, chosen, [target], progress)
-            cluster = np.array([pair.recipient for pair in chosen])
-            results["repair"][name][kind] = {
-                "fixed": asdict(clustered_rate(outcomes.fixed[0], cluster)),
-                "adopted": asdict(clustered_rate(outcomes.adopted[0], cluster)),
-                "pairs": len(chosen),
-            }
-    return results
+
+
+def _rates(setting: Setting, pairs: Sequence[Pair], target: Intervention, progress: bool) -> dict:
+    outcomes = run_pairs(setting, pairs, [target], progress)
+    recipient = np.array([pair.recipient for pair in pairs])
+    return {
+        "fixed": asdict(clustered_rate(outcomes.fixed[0], recipient)),
+        "adopted": asdict(clustered_rate(outcomes.adopted[0], recipient)),
+        "pairs": len(pairs),
+    }
 
 
 def control_heads(target: Intervention, config: ModelConfig, first: int | None = None) -> Intervention | None:

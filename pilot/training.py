@@ -70,7 +70,7 @@ def train(
                 bar.set_postfix_str(f"epoch {epoch}, loss {loss.item():.3f}{accuracy}", refresh=False)
                 bar.update()
             model.eval()
-            flat, paren = (score_model(model, val_buckets[kind]).exact_match.float().mean().item() for kind in KINDS)
+            flat, paren = (score_model(model, val_buckets[kind]).exact_match.double().mean().item() for kind in KINDS)
             accuracy = f", validation flat {flat:.1%}, paren {paren:.1%}"
             mean_loss, seconds = total_loss / steps_per_epoch, time.monotonic() - start
             on_epoch(EpochRecord(epoch, examples, mean_loss, flat, paren, seconds))

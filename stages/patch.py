@@ -59,8 +59,10 @@ def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     device = resolve_device(args.device)
     params = load_params(args.config).patch
-    named = _named_target(args)
     span = parse_positions(args.positions) if args.positions else None
+    named = _named_target(args)
+    if named and span:
+        named = at_positions(named, *span)
     model = load_model(args.checkpoint, device)
     examples = read_examples(args.test_path, model.config.context)
     metric = args.metric or params.metric
@@ -75,9 +77,9 @@ def main(argv: list[str] | None = None) -> None:
         if GUIDE_HEAD not in top and (GUIDE_HEAD,) in single_heads(model.config):
             narrated.append((GUIDE_HEAD,))
         targets = _pipeline_targets(top, bottom, model.config, () if span else params.position_ranges)
-    if span:
-        narrated = [at_positions(target, *span) for target in narrated]
-        targets = {name: at_positions(target, *span) for name, target in targets.items()}
+        if span:
+            narrated = [at_positions(target, *span) for target in narrated]
+            targets = {f"{name}@{args.positions}": at_positions(target, *span) for name, target in targets.items()}
     for target in narrated:
         narrate(setting, target, args.control_head)
 
@@ -136,7 +138,8 @@ def _with_controls(target: Intervention, config: ModelConfig) -> dict[str, Inter
     targets = {"+".join(patch.name for patch in target): target}
     if len(target) == 1:
         layer = target[0].layer
-        controls = [(HeadPatch(layer, head),) for head in range(config.n_heads) if head != target[0].head]
+        others = [HeadPatch(layer, head) for head in range(config.n_heads) if head != target[0].head]
+        controls = [at_positions((other,), target[0].start, target[0].stop) for other in others]
     else:
         controls = [c for c in [control_heads(target, config)] if c]
     return targets | {"control " + "+".join(patch.name for patch in control): control for control in controls}

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     test = {}
     for kind in KINDS:
         scores = score_model(model, buckets_by_length(examples[f"test_{kind}"]))
-        test[kind] = {metric: getattr(scores, metric).float().mean().item() for metric in METRICS}
+        test[kind] = {metric: getattr(scores, metric).double().mean().item() for metric in METRICS}
         print(f"test {kind}: " + ", ".join(f"{metric} {value:.2%}" for metric, value in test[kind].items()))
     best_record = max(log, key=lambda record: record.val_paren)
     write_json(

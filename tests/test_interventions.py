@@ -1,0 +1,57 @@
+import pytest
+
+from pilot.errors import PilotError
+from pilot.interventions import HeadPatch, at_positions, check_intervention, parse_heads, parse_positions, single_heads
+from pilot.model import ModelConfig
+
+CONFIG = ModelConfig(n_layers=2, n_heads=4)
+
+
+def test_single_heads_come_layer_by_layer():
+    assert [patch.name for (patch,) in single_heads(CONFIG)] == [f"L{i}H{j}" for i in range(2) for j in range(4)]
+
+
+def test_names_say_positions():
+    assert HeadPatch(2, 3, 5, 10).name == "L2H3@5:10"
+    assert HeadPatch(2, 3, 5).name == "L2H3@5:"
+    assert HeadPatch(2, 3, 0, 4).name == "L2H3@0:4"
+
+
+def test_heads_and_positions_are_parsed():
+    assert parse_heads("2.2, 3.1,L0H1") == (HeadPatch(2, 2), HeadPatch(3, 1), HeadPatch(0, 1))
+    assert [parse_positions(text) for text in ("5:10", "12:", ":3", ":")] == [(5, 10), (12, None), (0, 3), (0, None)]
+    assert at_positions(parse_heads("1.0"), 5, 10) == (HeadPatch(1, 0, 5, 10),)
+
+
+@pytest.mark.parametrize("text", ["", "2", "2.x", "2.2;3.1", "-1.0", "2.2,"])
+def test_what_names_no_heads_is_refused(text):
+    with pytest.raises(PilotError, match=r"is not of the form LAYER\.HEAD"):
+        parse_heads(text)
+
+
+def test_a_head_named_twice_is_refused():
+    with pytest.raises(PilotError, match="name a head twice"):
+        parse_heads("2.2,2.2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("5", "not of the form"), ("5-10", "not of the form"), ("5:5", "empty"), ("5:0", "empty")]
+)
+def test_what_names_no_positions_is_refused(text, message):
+    with pytest.raises(PilotError, match=message):
+        parse_positions(text)
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        (HeadPatch(2, 0), "layer 2 does not exist: the model has layers 0 to 1"),
+        (HeadPatch(0, 4), "head 4 does not exist: the model has heads 0 to 3"),
+        (HeadPatch(0, 0, 0, 9), "positions 0:9 are outside the sequence of 8 positions"),
+        (HeadPatch(0, 0, 8), "positions 8: are outside"),
+        (HeadPatch(0, 0, 3, 3), "positions 3:3 are outside"),
+    ],
+)
+def test_what_the_run_has_no_room_for_is_refused(patch, message):
+    with pytest.raises(PilotError, match=message):
+        check_intervention((HeadPatch(0, 0), patch), CONFIG, seq_len=8)

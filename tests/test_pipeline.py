@@ -1,0 +1,123 @@
+"""The pipeline itself: what its stages depend on, and a real run in a clone of the project."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.project import ROOT, imported_files, write_params
+
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
+STAGES = PIPELINE["stages"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_that_it_runs(stage):
+    module = STAGES[stage]["cmd"].split()[2]
+    program = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    code = {path.relative_to(ROOT).as_posix() for path in imported_files(program)}
+    assert {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")} == code
+
+
+def test_every_stage_says_what_it_does():
+    assert list(STAGES) == ["generate", "train", "ablate", "select", "patch", "report"]
+    assert all(stage["desc"] for stage in STAGES.values())
+
+
+def test_no_library_module_imports_a_stage():
+    for path in (ROOT / "pilot").glob("*.py"):
+        assert not any(file.parent.name in ("stages", "tests") for file in imported_files(path))
+    for path in (ROOT / "stages").glob("*.py"):
+        assert {file for file in imported_files(path) if file.parent.name == "stages"} <= {path}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The project's files as they are in the working tree, committed in a new repository, with tiny parameters."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    write_params(folder / "params.yaml")
+    _run(folder, "git", "init", "-q")
+    _run(folder, "git", "config", "user.name", "test")
+    _run(folder, "git", "config", "user.email", "test@example.org")
+    _commit(folder)
+    return folder
+
+
+def _run(folder: Path, *command: str) -> str:
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    return _run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def _commit(folder: Path) -> None:
+    _run(folder, "git", "add", "-A")
+    _run(folder, "git", "commit", "-qm", "run")
+
+
+def test_repro_makes_everything_once(clone):
+    assert "Running stage 'report'" in _dvc(clone, "repro")
+    for stage in STAGES.values():
+        for section in ("outs", "metrics", "plots"):
+            for out in stage.get(section, ()):
+                assert (clone / (out if isinstance(out, str) else next(iter(out)))).exists()
+    assert json.loads((clone / "metrics/train.json").read_text())["test"]["paren"]["exact_match"] > 0
+    _commit(clone)
+    assert _run(clone, "git", "status", "--short") == ""
+    assert "up to date" in _dvc(clone, "status")
+    assert "Running stage" not in _dvc(clone, "repro")
+
+    shown = json.loads(_dvc(clone, "metrics", "show", "--json"))
+    assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in ("train", "ablation", "selection", "patching")}
+
+
+def test_an_experiment_changes_a_parameter_and_can_be_compared(clone):
+    if not (clone / "dvc.lock").exists():
+        _dvc(clone, "repro")
+        _commit(clone)
+    _dvc(clone, "exp", "run", "-n", "longer", "-S", "train.num_epochs=4")
+    with (clone / "metrics/training.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    diff = json.loads(_dvc(clone, "metrics", "diff", "--json"))["metrics/train.json"]
+    assert "test.paren.exact_match" in diff or "best_epoch" in diff
+    named = json.loads(_dvc(clone, "metrics", "diff", "--json", "HEAD", "longer"))
+    assert named["metrics/train.json"] == diff
+
+
+def test_a_failing_stage_says_why_and_stops(clone):
+    text = (clone / "params.yaml").read_text()
+    try:
+        (clone / "params.yaml").write_text(text.replace("batch_size: 64", "batch_size: none"))
+        with pytest.raises(AssertionError, match=r"params.yaml: train.batch_size: must be a valid integer, not 'none'"):
+            _dvc(clone, "repro", "train")
+    finally:
+        (clone / "params.yaml").write_text(text)
