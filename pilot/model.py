@@ -60,8 +60,8 @@ class Attention(nn.Module):
         self.patch_head_output: torch.Tensor | None = None
         self.patch_positions: slice | tuple[slice, ...] | None = None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x (batch, seq, d_model) -> (batch, seq, d_model)."""
+    def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
+        """x (batch, seq, d_model) -> (batch, seq, d_model), or (n_read, d_model) at the positions `read`."""
         batch, seq, _ = x.shape
         q, k, v = self.qkv(x).view(batch, seq, 3, self.n_heads, self.head_dim).unbind(2)
         z = causal_attention(q, k, v)
@@ -69,7 +69,8 @@ class Attention(nn.Module):
             z = self._patched(z)
         if self.record_head_output and not self.training:
             self.last_head_output = z
-        return self.out(z.view(batch, seq, -1))
+        z = z.view(batch, seq, -1)
+        return self.out(z if read is None else z[read])
 
     def _patched(self, z: torch.Tensor) -> torch.Tensor:
         heads = self.patch_head_index if isinstance(self.patch_head_index, tuple) else (self.patch_head_index,)
@@ -107,8 +108,9 @@ class Block(nn.Module):
         self.mlp_in = nn.Linear(config.d_model, config.d_mlp)
         self.mlp_out = nn.Linear(config.d_mlp, config.d_model)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.ln1(x))
+    def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
+        """x (batch, seq, d_model) -> (batch, seq, d_model), or (n_read, d_model) at the positions `read`."""
+        x = (x if read is None else x[read]) + self.attn(self.ln1(x), read)
         return x + self.mlp_out(F.gelu(self.mlp_in(self.ln2(x))))
 
 
@@ -125,8 +127,11 @@ class PilotTransformer(nn.Module):
         self.unembed = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.apply(_initialise)
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, input_ids: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
         """input_ids (batch, seq) int64 -> logits (batch, seq, vocab).
+
+        read   (batch, seq) bool: the positions whose logits are wanted. The logits are then (n_read, vocab), row by
+               row, and the last layer computes nothing at the other positions that nobody reads.
 
         Raises PilotError for a sequence longer than the model's context.
         """
@@ -134,8 +139,9 @@ class PilotTransformer(nn.Module):
         if seq > self.config.context:
             raise PilotError(f"a sequence of {seq} tokens does not fit the model's context of {self.config.context}")
         x = self.tokens(input_ids) + self.positions.weight[:seq]
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x)
+        x = self.blocks[-1](x, read)
         return self.unembed(self.ln_final(x))
 
     @property

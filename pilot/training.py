@@ -58,8 +58,8 @@ def train(
             model.train()
             total_loss = 0.0
             for inputs, targets, answer in islice(stream, steps_per_epoch):
-                logits = model(inputs.to(device))
-                loss = F.cross_entropy(logits[answer.to(device)], targets[answer].to(device))
+                logits = model(inputs.to(device), read=answer.to(device))
+                loss = F.cross_entropy(logits, targets[answer].to(device))
                 loss.backward()
                 for optimizer, schedule in zip(optimizers, schedules, strict=True):
                     optimizer.step()

@@ -32,6 +32,11 @@ def test_a_position_does_not_see_those_behind_it(small_model):
     torch.testing.assert_close(small_model(changed)[:, :5], small_model(ids)[:, :5])
 
 
+def test_logits_at_some_positions_are_those_of_the_whole_run(small_model):
+    ids, read = torch.randint(0, 17, (4, 9)), torch.rand(4, 9) < 0.3
+    torch.testing.assert_close(small_model(ids, read=read), small_model(ids)[read])
+
+
 def test_unpatched_paper_model(paper_model):
     # Tokens 0 1: the mean of (1, -1) and (-1, 1) is 0, so position 1 stays at its embedding (-1, 1).
     logits = paper_model(torch.tensor([[0, 1]]))
