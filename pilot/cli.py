@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(function: Callable[[list[str] | None], None]) -> Callable[..., int]:
-    """Make `function(argv)` a program: exit status 0, 2 with one line for a PilotError, 130 for Ctrl-C."""
+    """Make `function(argv)` a program: exit status 0, 2 with one line for a PilotError, 130 for Ctrl-C, 1 for a closed pipe."""
 
     @functools.wraps(function)
     def main(argv: list[str] | None = None) -> int:
@@ -37,6 +38,9 @@ def command(function: Callable[[list[str] | None], None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # of `patch-pilot ... | head`: nobody reads on
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
         return 0
 
     return main

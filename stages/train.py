@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from dataclasses import astuple, fields
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from pilot.checkpoint import load_model, save_model
 from pilot.cli import Parser, command, resolve_device
@@ -61,11 +63,11 @@ def main(argv: list[str] | None = None) -> None:
         if record.epoch in params.train.snapshot_epochs:
             save_model(model, args.output_dir / f"checkpoint_epoch_{record.epoch:03d}.pt", **facts)
         write_text(metrics_dir / "training.csv", _csv(log))
-        print(
+        tqdm.write(  # above the progress bar, where there is one
             f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation: flat {record.val_flat:.1%}, "
-            f"paren {record.val_paren:.1%}  {record.seconds:.0f} s",
-            flush=True,
+            f"paren {record.val_paren:.1%}  {record.seconds:.0f} s"
         )
+        sys.stdout.flush()
 
     train(model, buckets_by_length(examples["train"]), val, params.train, on_epoch)
 
