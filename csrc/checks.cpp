@@ -4,12 +4,14 @@
 #include <ATen/ops/empty.h>
 
 #include <cmath>
-#include <utility>
+#include <string>
 
 namespace pilot {
 namespace {
 
 constexpr int64_t kMaxHeadDim = 256;
+
+std::string name_of(at::ScalarType dtype) { return std::string(c10::getDtypeNames(dtype).first); }
 
 struct Named {
   const char* name;
@@ -17,15 +19,16 @@ struct Named {
 };
 
 void check_dim(Named x, int64_t dim, const char* letters) {
-  TORCH_CHECK(x.tensor.dim() == dim, x.name, " must have shape ", letters, ", not ", x.tensor.sizes());
+  TORCH_CHECK_VALUE(x.tensor.dim() == dim, x.name, " must have shape ", letters, ", not ", x.tensor.sizes());
 }
 
 void check_shape(Named x, at::IntArrayRef shape, const char* letters) {
-  TORCH_CHECK(x.tensor.sizes() == shape, x.name, " must have shape ", letters, " = ", shape, ", not ", x.tensor.sizes());
+  TORCH_CHECK_VALUE(x.tensor.sizes() == shape, x.name, " must have shape ", letters, " = ", shape, ", not ", x.tensor.sizes());
 }
 
 void check_dtype(Named x, at::ScalarType dtype) {
-  TORCH_CHECK_TYPE(x.tensor.scalar_type() == dtype, x.name, " must be ", dtype, ", not ", x.tensor.scalar_type());
+  TORCH_CHECK_TYPE(x.tensor.scalar_type() == dtype, x.name, " must be ", name_of(dtype), ", not ",
+                   name_of(x.tensor.scalar_type()));
 }
 
 void check_values(const char* name, const at::Tensor& index, int64_t end, const char* of) {
@@ -50,24 +53,25 @@ void check_arguments(const Arguments& a, std::optional<double> scale, std::initi
   check_shape({"source", a.source}, {S, Tq, H, D}, "(S, Tq, H, D)");
   check_shape({"source_row", a.source_row}, {C}, "(C,)");
   check_shape({"replace", a.replace}, {C, Tq, H}, "(C, Tq, H)");
-  TORCH_CHECK(Tk >= Tq, "k has ", Tk, " positions, fewer than the ", Tq, " of q: queries are the last Tq of Tk");
-  TORCH_CHECK(H_kv > 0 ? H % H_kv == 0 : H == 0, "q has ", H, " heads, not a multiple of the ", H_kv, " of k and v");
-  TORCH_CHECK(D >= 1 && D <= kMaxHeadDim, "head_dim must be 1 to ", kMaxHeadDim, ", not ", D);
-  TORCH_CHECK(!scale || std::isfinite(*scale), "scale must be finite, not ", *scale);
+  TORCH_CHECK_VALUE(Tk >= Tq, "k has ", Tk, " positions, fewer than the ", Tq, " of q: queries are the last Tq of Tk");
+  TORCH_CHECK_VALUE(H_kv > 0 ? H % H_kv == 0 : H == 0, "q has ", H, " heads, not a multiple of the ", H_kv, " of k and v");
+  TORCH_CHECK_VALUE(D >= 1 && D <= kMaxHeadDim, "head_dim must be 1 to ", kMaxHeadDim, ", not ", D);
+  TORCH_CHECK_VALUE(!scale || std::isfinite(*scale), "scale must be finite, not ", *scale);
 
   bool known = false;
   for (at::ScalarType dtype : dtypes) known = known || a.q.scalar_type() == dtype;
-  TORCH_CHECK_TYPE(known, "patched_attention does not compute in ", a.q.scalar_type(), " on ", a.q.device().type());
+  TORCH_CHECK_TYPE(known, "patched_attention does not compute in ", name_of(a.q.scalar_type()), " on ",
+                   a.q.device().type());
   for (Named x : {Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) check_dtype(x, a.q.scalar_type());
   for (Named x : {Named{"parent", a.parent}, Named{"source_row", a.source_row}}) check_dtype(x, at::kLong);
   check_dtype({"replace", a.replace}, at::kBool);
 
   for (Named x : {Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}, Named{"parent", a.parent},
                   Named{"source_row", a.source_row}, Named{"replace", a.replace}}) {
-    TORCH_CHECK(x.tensor.device() == a.q.device(), x.name, " is on ", x.tensor.device(), ", but q is on ", a.q.device());
+    TORCH_CHECK_VALUE(x.tensor.device() == a.q.device(), x.name, " is on ", x.tensor.device(), ", but q is on ", a.q.device());
   }
   for (Named x : {Named{"q", a.q}, Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) {
-    TORCH_CHECK(D == 1 || x.tensor.stride(3) == 1, x.name, " must be contiguous in its last dimension, not stride ",
+    TORCH_CHECK_VALUE(D == 1 || x.tensor.stride(3) == 1, x.name, " must be contiguous in its last dimension, not stride ",
                 x.tensor.stride(3));
   }
 }
@@ -75,11 +79,11 @@ void check_arguments(const Arguments& a, std::optional<double> scale, std::initi
 void check_out(const Arguments& a, const at::Tensor& out) {
   check_shape({"out", out}, {a.parent.size(0), a.q.size(1), a.q.size(2), a.q.size(3)}, "(C, Tq, H, D)");
   check_dtype({"out", out}, a.q.scalar_type());
-  TORCH_CHECK(out.device() == a.q.device(), "out is on ", out.device(), ", but q is on ", a.q.device());
-  TORCH_CHECK(out.is_contiguous(), "out must be contiguous, not strides ", out.strides());
+  TORCH_CHECK_VALUE(out.device() == a.q.device(), "out is on ", out.device(), ", but q is on ", a.q.device());
+  TORCH_CHECK_VALUE(out.is_contiguous(), "out must be contiguous, not strides ", out.strides());
   for (Named x : {Named{"q", a.q}, Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) {
     const at::MemOverlapStatus overlap = at::get_overlap_status(out, x.tensor);
-    TORCH_CHECK(overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial,
+    TORCH_CHECK_VALUE(overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial,
                 "out must not share memory with ", x.name);
   }
 }
