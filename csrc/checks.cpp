@@ -23,7 +23,8 @@ void check_dim(Named x, int64_t dim, const char* letters) {
 }
 
 void check_shape(Named x, at::IntArrayRef shape, const char* letters) {
-  TORCH_CHECK_VALUE(x.tensor.sizes() == shape, x.name, " must have shape ", letters, " = ", shape, ", not ", x.tensor.sizes());
+  TORCH_CHECK_VALUE(x.tensor.sizes() == shape, x.name, " must have shape ", letters, " = ", shape, ", not ",
+                    x.tensor.sizes());
 }
 
 void check_dtype(Named x, at::ScalarType dtype) {
@@ -34,7 +35,8 @@ void check_dtype(Named x, at::ScalarType dtype) {
 void check_values(const char* name, const at::Tensor& index, int64_t end, const char* of) {
   const int64_t* value = index.const_data_ptr<int64_t>();
   for (int64_t c = 0; c < index.numel(); ++c) {
-    TORCH_CHECK_INDEX(value[c] >= 0 && value[c] < end, name, "[", c, "] is ", value[c], ", but ", of, " has ", end, " rows");
+    TORCH_CHECK_INDEX(value[c] >= 0 && value[c] < end, name, "[", c, "] is ", value[c], ", but ", of, " has ", end,
+                      " rows");
   }
 }
 
@@ -54,7 +56,8 @@ void check_arguments(const Arguments& a, std::optional<double> scale, std::initi
   check_shape({"source_row", a.source_row}, {C}, "(C,)");
   check_shape({"replace", a.replace}, {C, Tq, H}, "(C, Tq, H)");
   TORCH_CHECK_VALUE(Tk >= Tq, "k has ", Tk, " positions, fewer than the ", Tq, " of q: queries are the last Tq of Tk");
-  TORCH_CHECK_VALUE(H_kv > 0 ? H % H_kv == 0 : H == 0, "q has ", H, " heads, not a multiple of the ", H_kv, " of k and v");
+  TORCH_CHECK_VALUE(H_kv > 0 ? H % H_kv == 0 : H == 0, "q has ", H, " heads, not a multiple of the ", H_kv,
+                    " of k and v");
   TORCH_CHECK_VALUE(D >= 1 && D <= kMaxHeadDim, "head_dim must be 1 to ", kMaxHeadDim, ", not ", D);
   TORCH_CHECK_VALUE(!scale || std::isfinite(*scale), "scale must be finite, not ", *scale);
 
@@ -68,11 +71,12 @@ void check_arguments(const Arguments& a, std::optional<double> scale, std::initi
 
   for (Named x : {Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}, Named{"parent", a.parent},
                   Named{"source_row", a.source_row}, Named{"replace", a.replace}}) {
-    TORCH_CHECK_VALUE(x.tensor.device() == a.q.device(), x.name, " is on ", x.tensor.device(), ", but q is on ", a.q.device());
+    TORCH_CHECK_VALUE(x.tensor.device() == a.q.device(), x.name, " is on ", x.tensor.device(), ", but q is on ",
+                      a.q.device());
   }
   for (Named x : {Named{"q", a.q}, Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) {
-    TORCH_CHECK_VALUE(D == 1 || x.tensor.stride(3) == 1, x.name, " must be contiguous in its last dimension, not stride ",
-                x.tensor.stride(3));
+    TORCH_CHECK_VALUE(D == 1 || x.tensor.stride(3) == 1, x.name,
+                      " must be contiguous in its last dimension, not stride ", x.tensor.stride(3));
   }
 }
 
@@ -84,7 +88,7 @@ void check_out(const Arguments& a, const at::Tensor& out) {
   for (Named x : {Named{"q", a.q}, Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) {
     const at::MemOverlapStatus overlap = at::get_overlap_status(out, x.tensor);
     TORCH_CHECK_VALUE(overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial,
-                "out must not share memory with ", x.name);
+                      "out must not share memory with ", x.name);
   }
 }
 

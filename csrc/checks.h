@@ -17,7 +17,7 @@ struct Arguments {
   at::Tensor q, k, v, source, parent, source_row, replace;
 };
 
-// Raises (TORCH_CHECK) on a wrong dimension, shape, dtype, device or stride; `dtypes` are those that the backend computes in.
+// Raises on a wrong dimension, shape, dtype, device or stride; `dtypes` are those that the backend computes in.
 void check_arguments(const Arguments& a, std::optional<double> scale, std::initializer_list<at::ScalarType> dtypes);
 
 // Raises when `out` cannot take z, or shares memory with an argument.

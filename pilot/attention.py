@@ -129,8 +129,17 @@ def which_impl(impl: str, *tensors: Tensor) -> str:
     return "fused" if reason is None else "eager"
 
 
-@cache
 def _why_not_built(device: str, warn: bool) -> str | None:
+    return _why_not_built_cached(device, warn)
+
+
+# What torch.compiler.assume_constant_result does, without the second that importing torch._dynamo takes: torch.compile
+# asks once, while tracing, and does not follow the builder. It would look through a cache, hence two functions.
+_why_not_built._dynamo_marked_constant = True
+
+
+@cache
+def _why_not_built_cached(device: str, warn: bool) -> str | None:
     """None if the operator is there for this kind of device, else the reason, with one warning where that is wanted."""
     reason = extension.why_unavailable()
     if reason is None:
@@ -138,13 +147,8 @@ def _why_not_built(device: str, warn: bool) -> str | None:
         if not torch._C._dispatch_has_kernel_for_dispatch_key("pilot::patched_attention", device.upper()):
             reason = f"the operators were built without {device}: that takes a PyTorch with CUDA, and nvcc (CUDA_HOME)"
     if reason is not None and warn:
-        warnings.warn(f"patched_attention runs in eager PyTorch: {reason}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"patched_attention runs in eager PyTorch: {reason}", RuntimeWarning, stacklevel=5)
     return reason
-
-
-# What torch.compiler.assume_constant_result does, without the second that importing torch._dynamo takes: torch.compile
-# asks once, while tracing, and does not follow the builder.
-_why_not_built._dynamo_marked_constant = True
 
 
 def _fake(q, k, v, source, parent, source_row, replace, *, scale=None):

@@ -146,7 +146,7 @@ def _import(library: Path) -> ModuleType:
         sys.modules[NAME] = module
         return module
     except (ImportError, OSError) as error:
-        raise ExtensionError(f"{library} does not load ({error}): delete its folder to build it again") from None
+        raise ExtensionError(f"{library} does not load: {error}; if it is damaged, delete its folder") from None
 
 
 def _source_root() -> Path:

@@ -5,6 +5,7 @@
 
 #if PILOT_X86_UNITS
 
+#include <cmath>
 #include <cstring>
 #include <utility>
 
@@ -21,11 +22,11 @@
 namespace pilot::avx2 {
 
 void attend(const PatchedAttention<float>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Simd<float, 8>, 1>(op, children, first, last, scratch);
+  attend_heads<Simd<float, 8>, Simd<float, 4>>(op, children, first, last, scratch);
 }
 
 void attend(const PatchedAttention<double>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Simd<double, 4>, 1>(op, children, first, last, scratch);
+  attend_heads<Simd<double, 4>, Simd<double, 2>>(op, children, first, last, scratch);
 }
 
 void exp2(const float* x, float* y, int64_t n) { exp2_each<Simd<float, 8>>(x, y, n); }

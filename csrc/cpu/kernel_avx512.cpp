@@ -5,14 +5,15 @@
 
 #if PILOT_X86_UNITS
 
+#include <cmath>
 #include <cstring>
 #include <utility>
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,fma")
 #endif
 
 #define PILOT_ISA avx512
@@ -21,11 +22,11 @@
 namespace pilot::avx512 {
 
 void attend(const PatchedAttention<float>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Simd<float, 16>, 1>(op, children, first, last, scratch);
+  attend_heads<Simd<float, 16>, Simd<float, 8>>(op, children, first, last, scratch);
 }
 
 void attend(const PatchedAttention<double>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Simd<double, 8>, 1>(op, children, first, last, scratch);
+  attend_heads<Simd<double, 8>, Simd<double, 4>>(op, children, first, last, scratch);
 }
 
 void exp2(const float* x, float* y, int64_t n) { exp2_each<Simd<float, 16>>(x, y, n); }

@@ -19,11 +19,11 @@ using Doubles = Simd<double, 1>;
 }  // namespace
 
 void attend(const PatchedAttention<float>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Floats, 1>(op, children, first, last, scratch);
+  attend_heads<Floats, Floats>(op, children, first, last, scratch);
 }
 
 void attend(const PatchedAttention<double>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Doubles, 1>(op, children, first, last, scratch);
+  attend_heads<Doubles, Doubles>(op, children, first, last, scratch);
 }
 
 void exp2(const float* x, float* y, int64_t n) { exp2_each<Floats>(x, y, n); }

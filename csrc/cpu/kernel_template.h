@@ -1,15 +1,18 @@
-// The kernel, compiled once for each instruction set: see kernel.h. Included after PILOT_ISA is defined.
+// The kernel, compiled once for each instruction set: see kernel.h. Included after PILOT_ISA is defined, and after the
+// standard headers, which must not be compiled for it.
 //
 // For one head of one parent it takes a block of queries at a time, one query a vector lane:
 //
-//   scores    s[j][lane] = k[j] . q[lane]         queries transposed once; every k[j][d] is a broadcast from where it lies
+//   scores    s[j][lane] = k[j] . q[lane]         queries transposed once; every k[j][d] is a broadcast
 //   softmax   down j: maxima, exponentials and sums are whole-vector operations, nothing is reduced across lanes
-//   values    o[i][:] = sum_j p[j][i] v[j][:]     lanes along head_dim now; every p[j][i] is a broadcast from cache
+//   values    o[i][:] = sum_j p[j][i] v[j][:]     lanes along head_dim now; every p[j][i] is a broadcast
 //   hand out  each child's row is o[i] / sum[i], or the source row that replaces it
 //
 // Keys come in blocks, and later blocks rescale what the earlier ones left (online softmax), so scratch stays in the
 // L1 cache however long the sequence is. A key that comes after a query is never multiplied into its row, not even by 0.
 #pragma once
+
+#include <cmath>
 
 #include "vectors.h"
 
@@ -18,25 +21,23 @@ namespace {
 
 constexpr int64_t kKeyBlock = 128;
 constexpr int64_t kMaxHeadDim = 256;
-constexpr int64_t kMaxQueries = 32;
 
-// `Blocks` vectors of queries are in flight at once.
-template <typename S, int Blocks>
+// One head of one parent, a vector of S::N queries at a time.
+template <typename S>
 class Head {
   using T = typename S::T;
   using V = typename S::V;
   static constexpr int N = S::N;
-  static constexpr int kQueries = N * Blocks;
   static constexpr int kKeyTile = 8;
-  static constexpr int kRowTile = kQueries < 4 ? kQueries : 4;
-  static_assert(kQueries <= kMaxQueries && kKeyBlock % kKeyTile == 0 && kQueries % kRowTile == 0);
+  static constexpr int kRowTile = N < 4 ? N : 4;
+  static_assert(kKeyBlock % kKeyTile == 0 && N % kRowTile == 0);
 
   struct Scratch {
-    T queries[kMaxHeadDim + N][kQueries];
-    T weights[kKeyBlock][kQueries];
-    T output[kQueries][kMaxHeadDim + N];
+    T queries[kMaxHeadDim + N][N];
+    T weights[kKeyBlock][N];
+    T output[N][kMaxHeadDim + N];
     T values[kKeyBlock][kMaxHeadDim + N];  // used where head_dim is no multiple of N: rows padded with zeros
-    T factor[kQueries];
+    T factor[N];
   };
   static_assert(sizeof(Scratch) <= kScratchBytes);
 
@@ -58,12 +59,10 @@ class Head {
         v(op.v + parent * op.v_strides.row + head / (op.H / op.H_kv) * op.v_strides.head),
         scratch(*static_cast<Scratch*>(scratch)) {}
 
-  void run() {
-    for (int64_t first = 0; first < op.Tq; first += kQueries) {
-      const int64_t n = op.Tq - first < kQueries ? op.Tq - first : kQueries;
-      if (any_child_wants(first, n)) attend(first, n);
-      hand_out(first, n);
-    }
+  // Queries first to first + n, exclusive; n is at most S::N.
+  void run(int64_t first, int64_t n) {
+    if (any_child_wants(first, n)) attend(first, n);
+    hand_out(first, n);
   }
 
  private:
@@ -84,50 +83,38 @@ class Head {
     load_queries(first, n);
     const int64_t first_position = op.Tk - op.Tq + first;
     const int64_t n_visible = first_position + n;  // keys that the last of these queries sees
-    V maximum[Blocks], sum[Blocks];
-    for (int b = 0; b < Blocks; ++b) {
-      maximum[b] = S::splat(Format<T>::lowest);
-      sum[b] = V{};
-    }
+    V maximum = S::splat(Format<T>::lowest), sum{};
     for (int64_t j = 0; j < n_visible; j += kKeyBlock) {
       const int64_t n_keys = n_visible - j < kKeyBlock ? n_visible - j : kKeyBlock;
-      V new_maximum[Blocks];
-      for (int b = 0; b < Blocks; ++b) new_maximum[b] = maximum[b];
-      scores(j, n_keys, first_position, new_maximum);
-      for (int b = 0; b < Blocks; ++b) {
-        const V rescale = S::exp2(maximum[b] - new_maximum[b]);
-        maximum[b] = new_maximum[b];
-        sum[b] *= rescale;
-        S::store(scratch.factor + b * N, rescale);
-      }
-      exponentials(n_keys, maximum, sum);
+      const V new_maximum = scores(j, n_keys, first_position, maximum);
+      const V rescale = S::exp2(maximum - new_maximum);
+      maximum = new_maximum;
+      sum = sum * rescale + exponentials(n_keys, maximum);
+      S::store(scratch.factor, rescale);
       values(j, n_keys, first_position, n);
     }
-    for (int b = 0; b < Blocks; ++b) S::store(scratch.factor + b * N, S::splat(T(1)) / sum[b]);
+    S::store(scratch.factor, S::splat(T(1)) / sum);
   }
 
-  // scratch.queries[d][lane] = q[first + lane][d] * scale, in units of log 2: the softmax is computed with powers of two.
+  // scratch.queries[d][lane] = q[first + lane][d] * scale / log 2: the softmax is computed with powers of two.
   void load_queries(int64_t first, int64_t n) {
     const V scale = S::splat(static_cast<T>(op.scale * 1.4426950408889634));
-    for (int b = 0; b < Blocks; ++b) {
-      const T* row = q + (first + b * N) * op.q_strides.pos;
-      for (int64_t d = 0; d < op.D; d += N) {
-        V tile[N];
-        PILOT_UNROLL
-        for (int lane = 0; lane < N; ++lane) {
-          const T* from = row + lane * op.q_strides.pos + d;
-          const bool exists = b * N + lane < n;
-          tile[lane] = !exists ? V{} : scale * (op.D - d >= N ? S::load(from) : S::load(from, op.D - d));
-        }
-        S::transpose(tile);
-        PILOT_UNROLL
-        for (int i = 0; i < N; ++i) S::store(scratch.queries[d + i] + b * N, tile[i]);
+    const T* row = q + first * op.q_strides.pos;
+    for (int64_t d = 0; d < op.D; d += N) {
+      V tile[N];
+      PILOT_UNROLL
+      for (int lane = 0; lane < N; ++lane) {
+        const T* from = row + lane * op.q_strides.pos + d;
+        tile[lane] = lane >= n ? V{} : scale * (op.D - d >= N ? S::load(from) : S::load(from, op.D - d));
       }
+      S::transpose(tile);
+      PILOT_UNROLL
+      for (int i = 0; i < N; ++i) S::store(scratch.queries[d + i], tile[i]);
     }
   }
 
-  // scratch.weights[j][lane] = score of key j0 + j, or -infinity where that key comes after the query.
-  void scores(int64_t j0, int64_t n_keys, int64_t first_position, V (&maximum)[Blocks]) {
+  // scratch.weights[j][lane] = score of key j0 + j, -infinity where it comes after the query. Returns the maxima.
+  V scores(int64_t j0, int64_t n_keys, int64_t first_position, V maximum) {
     const V lane_numbers = S::lane_numbers();
     for (int64_t j = 0; j < n_keys; j += kKeyTile) {
       const T* key[kKeyTile];
@@ -135,43 +122,35 @@ class Head {
       for (int i = 0; i < kKeyTile; ++i) {  // past the end: the last key again, which the mask hides
         key[i] = k + (j0 + (j + i < n_keys ? j + i : n_keys - 1)) * op.k_strides.pos;
       }
-      V score[kKeyTile][Blocks] = {};
+      V score[kKeyTile] = {};
       for (int64_t d = 0; d < op.D; ++d) {
-        V query[Blocks];
+        const V query = S::load(scratch.queries[d]);
         PILOT_UNROLL
-        for (int b = 0; b < Blocks; ++b) query[b] = S::load(scratch.queries[d] + b * N);
-        PILOT_UNROLL
-        for (int i = 0; i < kKeyTile; ++i) {
-          PILOT_UNROLL
-          for (int b = 0; b < Blocks; ++b) score[i][b] += query[b] * key[i][d];
-        }
+        for (int i = 0; i < kKeyTile; ++i) score[i] += query * key[i][d];
       }
       const bool some_hidden = j0 + j + kKeyTile - 1 > first_position;
       PILOT_UNROLL
       for (int i = 0; i < kKeyTile; ++i) {
-        PILOT_UNROLL
-        for (int b = 0; b < Blocks; ++b) {
-          if (some_hidden) {
-            const V first_seer = S::splat(static_cast<T>(j0 + j + i - first_position - b * N));
-            score[i][b] = lane_numbers < first_seer ? S::splat(-Format<T>::infinity) : score[i][b];
-          }
-          maximum[b] = S::max(score[i][b], maximum[b]);
-          S::store(scratch.weights[j + i] + b * N, score[i][b]);
+        if (some_hidden) {
+          const V first_seer = S::splat(static_cast<T>(j0 + j + i - first_position));
+          score[i] = lane_numbers < first_seer ? S::splat(static_cast<T>(-HUGE_VAL)) : score[i];
         }
+        maximum = S::max(score[i], maximum);
+        S::store(scratch.weights[j + i], score[i]);
       }
     }
+    return maximum;
   }
 
-  void exponentials(int64_t n_keys, const V (&maximum)[Blocks], V (&sum)[Blocks]) {
+  // scratch.weights = 2^(scratch.weights - maximum). Returns the sums.
+  V exponentials(int64_t n_keys, V maximum) {
+    V sum{};
     for (int64_t j = 0; j < n_keys; ++j) {
-      PILOT_UNROLL
-      for (int b = 0; b < Blocks; ++b) {
-        T* weight = scratch.weights[j] + b * N;
-        const V power = S::exp2(S::load(weight) - maximum[b]);
-        sum[b] += power;
-        S::store(weight, power);
-      }
+      const V power = S::exp2(S::load(scratch.weights[j]) - maximum);
+      S::store(scratch.weights[j], power);
+      sum += power;
     }
+    return sum;
   }
 
   // scratch.output[i] = scratch.output[i] * factor[i] + sum over the keys that query i sees of weight * value.
@@ -275,10 +254,20 @@ class Head {
   }
 };
 
-template <typename S, int Blocks, typename T>
+// `Narrow` vectors take the last queries where they hold all of them: at 22 positions, 16 + 8 lanes rather than 16 + 16.
+template <typename Wide, typename Narrow, typename T>
 void attend_heads(const PatchedAttention<T>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
   for (int64_t item = first; item < last; ++item) {
-    Head<S, Blocks>(op, children, item / op.H, item % op.H, scratch).run();
+    Head<Wide> wide(op, children, item / op.H, item % op.H, scratch);
+    Head<Narrow> narrow(op, children, item / op.H, item % op.H, scratch);
+    for (int64_t i = 0; i < op.Tq; i += Wide::N) {
+      const int64_t n = op.Tq - i < Wide::N ? op.Tq - i : Wide::N;
+      if (n <= Narrow::N) {
+        narrow.run(i, n);
+      } else {
+        wide.run(i, n);
+      }
+    }
   }
 }
 

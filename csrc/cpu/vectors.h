@@ -1,5 +1,6 @@
 // Vectors of N numbers in whatever registers the unit is compiled for, and the few things the kernel does with them
-// beyond + - * <, which the compiler's own vector types (GCC, clang) have. A compiler without them gets N = 1: plain numbers.
+// beyond + - * <, which the compiler's own vector types (GCC, clang) have. A compiler without them gets N = 1: plain
+// numbers (MSVC; not tested).
 //
 // Included by an instruction-set unit after PILOT_ISA is defined. Everything is in an anonymous namespace: a function
 // compiled for AVX-512 must not be the one that the linker keeps for everybody.
@@ -36,15 +37,15 @@ struct VectorOf<T, 1> {
   using type = T;
 };
 
-// What float and double differ in for exp2: adding `magic` (1.5 * 2^mantissa bits) rounds to a whole number, which is then
-// in the low bits. The polynomial is 2^f on [-1/2, 1/2], of least relative error (2.6e-9 and 1.8e-17), exact at f = 0.
+// What float and double differ in for exp2: adding `magic` (1.5 * 2^mantissa bits) rounds to a whole number, which is
+// then in the low bits. The polynomial is 2^f on [-1/2, 1/2], of least relative error (2.6e-9, 1.8e-17), exact at f = 0.
 template <typename T>
 struct Format;
 template <>
 struct Format<float> {
   using Bits = uint32_t;
   static constexpr int mantissa = 23, bias = 127;
-  static constexpr float magic = 12582912.0f, lowest = -3.402823466e38f, infinity = __builtin_huge_valf();
+  static constexpr float magic = 12582912.0f, lowest = -3.402823466e38f;
   static constexpr float polynomial[] = {0.693147214968027899f,   0.240226527828877374f,   0.0555031055101379717f,
                                          0.00961769297299306232f, 0.00134066439023517592f, 0.000155946781613266193f};
 };
@@ -52,7 +53,7 @@ template <>
 struct Format<double> {
   using Bits = uint64_t;
   static constexpr int mantissa = 52, bias = 1023;
-  static constexpr double magic = 6755399441055744.0, lowest = -1.7976931348623157e308, infinity = __builtin_huge_val();
+  static constexpr double magic = 6755399441055744.0, lowest = -1.7976931348623157e308;
   static constexpr double polynomial[] = {
       0.693147180559945697,   0.24022650695910098,    0.0555041086647903946, 0.00961812910760700238,
       0.00133335581534399647, 0.000154035304415721303, 0.0000152527273851938682, 1.32154426753298221e-6,
@@ -93,7 +94,7 @@ struct Simd {
   // NaN in x is passed over: it comes out of exp2 later.
   static PILOT_INLINE V max(V x, V m) { return x > m ? x : m; }
 
-  // 2^x for x <= 0, to within 1.1 units in the last place; exactly 1 at 0; 0 where 2^x is not a normal number; NaN at NaN.
+  // 2^x for x <= 0, to within 1.3 units in the last place (1.1 with FMA); exactly 1 at 0; 0 where 2^x is not a normal number; NaN at NaN.
   static PILOT_INLINE V exp2(V x) {
     using F = Format<T>;
     constexpr int degree = sizeof F::polynomial / sizeof(T);
