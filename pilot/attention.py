@@ -1,23 +1,167 @@
-"""Causal attention on short sequences."""
+"""Causal attention, and the same with fan-out and in-place head replacement: `patched_attention`.
+
+Shapes: P rows of q, k, v; C rows after fan-out; S donor rows; Tq queries, the last of Tk positions; H heads on H_kv key
+and value heads; D head_dim.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
+from functools import cache
 
 import torch
+from torch import Tensor
+
+from pilot import extension
+from pilot.errors import PilotError
+from pilot.operator_checks import check_arguments, check_indexes, dtype_name
+
+FUSED_DTYPES = {
+    "cpu": (torch.float32, torch.float64),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
+}
 
 
-def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+def patched_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    source: Tensor,
+    parent: Tensor,
+    source_row: Tensor,
+    replace: Tensor,
+    *,
+    scale: float | None = None,
+    impl: str = "auto",
+    out: Tensor | None = None,
+) -> Tensor:
+    """Causal attention, fan-out of its rows, and replacement of some heads' outputs, in one pass.
+
+    Equivalent to:  torch.where(replace[..., None], source[source_row], causal_attention(q, k, v)[parent])
+
+    q           (P, Tq, H, D)       strided views welcome, last dim contiguous
+    k, v        (P, Tk, H_kv, D)    Tk >= Tq: queries are the last Tq positions; H a multiple of H_kv
+    source      (S, Tq, H, D)       donors' z
+    parent      (C,) int64          which q/k/v row each output row is computed from
+    source_row  (C,) int64          which donor row it takes replacements from
+    replace     (C, Tq, H) bool     True: take source, False: take attention
+    scale                           what scores are multiplied by; None: 1 / sqrt(D)
+    impl                            "fused": the operator in csrc/, PilotError where it cannot run; "eager": PyTorch;
+                                    "auto": fused where it can run, else eager (a build that fails is said once)
+    out         (C, Tq, H, D)       written and returned instead of a fresh tensor; contiguous
+    returns     (C, Tq, H, D)       contiguous
+
+    Attention is computed once for each parent and head, and (fused) not at all where every child replaces it. A
+    replaced value is copied bit for bit. The operator has no gradient: where one is asked for, "auto" is eager and
+    "fused" raises.
+    """
+    arguments = (q, k, v, source, parent, source_row, replace)
+    if out is not None and torch.is_grad_enabled() and any(x.requires_grad for x in (*arguments[:4], out)):
+        raise PilotError("patched_attention writes no gradients into out: leave out away, or use torch.no_grad()")
+    if which_impl(impl, *arguments[:4]) == "eager":
+        return eager_patched_attention(*arguments, scale=scale, out=out)
+    if out is None:
+        return torch.ops.pilot.patched_attention(*arguments, scale=scale)
+    torch.ops.pilot.patched_attention_out(*arguments, scale=scale, out=out)
+    return out
+
+
+def eager_patched_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    source: Tensor,
+    parent: Tensor,
+    source_row: Tensor,
+    replace: Tensor,
+    *,
+    scale: float | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """`patched_attention` in PyTorch: the operator's oracle, and its stand-in where it does not build."""
+    check_arguments(q, k, v, source, parent, source_row, replace, scale, out)
+    check_indexes(q, source, parent, source_row)
+    z = causal_attention(q, k, v, scale=scale)  # (P, Tq, H, D)
+    z = z.index_select(0, parent)  # (C, Tq, H, D)
+    donors = source.index_select(0, source_row)  # (C, Tq, H, D)
+    return torch.where(replace.unsqueeze(-1), donors, z, out=out)
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = None) -> Tensor:
     """Softmax attention in which a position sees itself and those before it.
 
-    q, k, v   (batch, seq, n_heads, head_dim)
-    returns   (batch, seq, n_heads, head_dim), contiguous
+    q         (batch, Tq, n_heads, head_dim)      the last Tq of Tk positions
+    k, v      (batch, Tk, n_kv_heads, head_dim)   n_heads a multiple of n_kv_heads
+    returns   (batch, Tq, n_heads, head_dim), contiguous
 
     Written out as matmul, softmax, matmul: at the 16-22 positions of this task that is faster on a CPU than
     torch.nn.functional.scaled_dot_product_attention.
     """
-    seq, head_dim = q.shape[1], q.shape[-1]
-    future = torch.full((seq, seq), -math.inf, dtype=q.dtype, device=q.device).triu(1)
+    n_queries, n_heads, head_dim = q.shape[1:]
+    n_keys, n_kv_heads = k.shape[1:3]
+    if n_kv_heads != n_heads:
+        k, v = (x.repeat_interleave(n_heads // n_kv_heads, dim=2) for x in (k, v))
+    future = torch.full((n_queries, n_keys), -math.inf, dtype=q.dtype, device=q.device).triu(n_keys - n_queries + 1)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (batch, n_heads, seq, head_dim)
-    scores = (q / math.sqrt(head_dim)) @ k.transpose(-1, -2) + future
+    scores = (q * (1 / math.sqrt(head_dim) if scale is None else scale)) @ k.transpose(-1, -2) + future
     return (scores.softmax(-1) @ v).transpose(1, 2).contiguous()
+
+
+def which_impl(impl: str, *tensors: Tensor) -> str:
+    """The implementation, "fused" or "eager", that patched_attention(..., impl=impl) takes for these q, k, v, source.
+
+    Without tensors: for float32 on the CPU. Raises PilotError if `impl` is "fused" and it cannot run.
+    """
+    if impl not in ("auto", "fused", "eager"):
+        raise PilotError(f"impl must be auto, fused or eager, not {impl!r}")
+    if impl == "eager":
+        return "eager"
+    device, dtype = (tensors[0].device.type, tensors[0].dtype) if tensors else ("cpu", torch.float32)
+    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
+        reason = "the fused operator has no gradient: use torch.no_grad(), or impl='eager'"
+    elif dtype not in FUSED_DTYPES.get(device, ()):
+        reason = f"the fused operator does not compute in {dtype_name(dtype)} on {device}: use impl='eager'"
+    else:
+        reason = _why_not_built(device, impl == "auto")
+    if impl == "fused" and reason is not None:
+        raise PilotError(reason)
+    return "fused" if reason is None else "eager"
+
+
+def _why_not_built(device: str, warn: bool) -> str | None:
+    return _why_not_built_cached(device, warn)
+
+
+# What torch.compiler.assume_constant_result does, without the second that importing torch._dynamo takes: torch.compile
+# asks once, while tracing, and does not follow the builder. It would look through a cache, hence two functions.
+_why_not_built._dynamo_marked_constant = True
+
+
+@cache
+def _why_not_built_cached(device: str, warn: bool) -> str | None:
+    """None if the operator is there for this kind of device, else the reason, with one warning where that is wanted."""
+    reason = extension.why_unavailable()
+    if reason is None:
+        _register_fakes()
+        if not torch._C._dispatch_has_kernel_for_dispatch_key("pilot::patched_attention", device.upper()):
+            reason = f"the operators were built without {device}: that takes a PyTorch with CUDA, and nvcc (CUDA_HOME)"
+    if reason is not None and warn:
+        warnings.warn(f"patched_attention runs in eager PyTorch: {reason}", RuntimeWarning, stacklevel=5)
+    return reason
+
+
+def _fake(q, k, v, source, parent, source_row, replace, *, scale=None):
+    check_arguments(q, k, v, source, parent, source_row, replace, scale, None)
+    return q.new_empty((parent.shape[0], *q.shape[1:]))
+
+
+def _fake_out(q, k, v, source, parent, source_row, replace, *, scale=None, out):
+    check_arguments(q, k, v, source, parent, source_row, replace, scale, out)
+
+
+@cache
+def _register_fakes() -> None:
+    """Tells torch.compile the operators' shapes; once, when there are operators to tell it about."""
+    torch.library.register_fake("pilot::patched_attention", _fake)
+    torch.library.register_fake("pilot::patched_attention_out", _fake_out)

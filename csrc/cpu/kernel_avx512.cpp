@@ -1,0 +1,43 @@
+// The kernel for x86 with AVX512. The target is a pragma, not a compiler flag, because PyTorch's builder has no flags
+// for one file; it follows every include, so that no standard library code is compiled for this instruction set.
+
+#include "kernel.h"
+
+#if PILOT_X86_UNITS
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,fma")
+#endif
+
+#define PILOT_ISA avx512
+#include "kernel_template.h"
+
+namespace pilot::avx512 {
+
+void attend(const PatchedAttention<float>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
+  attend_heads<Simd<float, 16>, Simd<float, 8>>(op, children, first, last, scratch);
+}
+
+void attend(const PatchedAttention<double>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
+  attend_heads<Simd<double, 8>, Simd<double, 4>>(op, children, first, last, scratch);
+}
+
+void exp2(const float* x, float* y, int64_t n) { exp2_each<Simd<float, 16>>(x, y, n); }
+void exp2(const double* x, double* y, int64_t n) { exp2_each<Simd<double, 8>>(x, y, n); }
+
+}  // namespace pilot::avx512
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+#endif  // PILOT_X86_UNITS

@@ -1,0 +1,84 @@
+// patched_attention on the CPU: checks, the list of each parent's children, and the kernel over (parent, head) pairs.
+
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "../checks.h"
+#include "kernel.h"
+
+namespace pilot {
+namespace {
+
+// Children by parent, in order (a counting sort). The memory is the calling thread's, kept from call to call.
+template <typename T>
+Children children_of(const PatchedAttention<T>& op) {
+  thread_local std::vector<int64_t> begin, row;
+  begin.assign(op.P + 2, 0);
+  row.resize(op.C);
+  int64_t* next = begin.data() + 1;  // while rows are placed, next[p] is where parent p's next child goes
+  for (int64_t c = 0; c < op.C; ++c) ++begin[op.parent[c] + 2];
+  for (int64_t p = 0; p < op.P; ++p) next[p + 1] += next[p];
+  for (int64_t c = 0; c < op.C; ++c) row[next[op.parent[c]]++] = c;
+  return {begin.data(), row.data()};
+}
+
+void* thread_scratch() {
+  struct alignas(64) Scratch {
+    std::byte bytes[kScratchBytes];
+  };
+  thread_local const std::unique_ptr<Scratch> scratch(new Scratch);
+  return scratch->bytes;
+}
+
+template <typename T>
+void run(const PatchedAttention<T>& op) {
+  const Children children = children_of(op);
+  const Kernel<T> kernel = cpu::kernel<T>();
+  // Waking the other threads costs some microseconds: a part smaller than that is not worth one.
+  constexpr int64_t kMultipliesPerPart = 200'000;
+  const int64_t grain = 1 + kMultipliesPerPart / (op.Tq * op.Tk * op.D);
+  at::parallel_for(0, op.P * op.H, grain, [&](int64_t first, int64_t last) {
+    kernel(op, children, first, last, thread_scratch());
+  });
+}
+
+void attend_into(const Arguments& given, std::optional<double> scale, const at::Tensor& z) {
+  if (z.numel() == 0) return;
+  const Arguments a = with_contiguous_indexes(given);
+  check_indexes(a);
+  if (z.scalar_type() == at::kFloat) {
+    run(describe<float>(a, scale, z));
+  } else {
+    run(describe<double>(a, scale, z));
+  }
+}
+
+at::Tensor patched_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& source,
+                             const at::Tensor& parent, const at::Tensor& source_row, const at::Tensor& replace,
+                             std::optional<double> scale) {
+  const Arguments a{q, k, v, source, parent, source_row, replace};
+  check_arguments(a, scale, {at::kFloat, at::kDouble});
+  at::Tensor z = empty_z(a);
+  attend_into(a, scale, z);
+  return z;
+}
+
+void patched_attention_out(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& source,
+                           const at::Tensor& parent, const at::Tensor& source_row, const at::Tensor& replace,
+                           std::optional<double> scale, at::Tensor out) {
+  const Arguments a{q, k, v, source, parent, source_row, replace};
+  check_arguments(a, scale, {at::kFloat, at::kDouble});
+  check_out(a, out);
+  attend_into(a, scale, out);
+}
+
+}  // namespace
+}  // namespace pilot
+
+TORCH_LIBRARY_IMPL(pilot, CPU, m) {
+  m.impl("patched_attention", &pilot::patched_attention);
+  m.impl("patched_attention_out", &pilot::patched_attention_out);
+}

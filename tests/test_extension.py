@@ -1,0 +1,206 @@
+"""Building the operators: whatever is missing ends in one line of words, never in a hang or a stack of somebody else's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pilot import extension
+
+ROOT = Path(extension.__file__).resolve().parents[1]
+# The smallest sources that the builder takes: a test of building need not compile kernels.
+TINY = """
+#include <Python.h>
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "pilot_operators", nullptr, -1, nullptr};
+PyMODINIT_FUNC PyInit_pilot_operators() { return PyModule_Create(&module); }
+"""
+
+
+def run(code: str, *, timeout: int = 120, **environment: str) -> subprocess.CompletedProcess:
+    """Python code in a fresh process, with nothing loaded or found out yet."""
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def load_tiny(sources: Path) -> str:
+    """Code that loads the extension made of `sources` and says what happened in one line."""
+    return (
+        "from pathlib import Path\n"
+        "from pilot import extension\n"
+        f"extension._source_root = lambda: Path({str(sources)!r})\n"
+        "try:\n"
+        "    print('loaded', extension.load().__file__)\n"
+        "except extension.ExtensionError as error:\n"
+        "    print('error', error)\n"
+    )
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "csrc"
+    folder.mkdir()
+    (folder / "operator.cpp").write_text(TINY)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def test_import_builds_nothing(cache):
+    result = run("import pilot.attention, pilot.model", PILOT_EXTENSION_DIR=str(cache))
+    assert result.returncode == 0
+    assert not cache.exists()
+
+
+def test_builds_once_then_only_loads(sources, cache):
+    first = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
+    assert first.stdout.startswith("loaded"), first.stdout + first.stderr
+    assert re.fullmatch(r"pilot: compiling the operators, once, into \S+ \.\.\.\n", first.stderr)
+    # Loading needs neither compiler nor ninja, nor a word.
+    again = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), PATH="/nonexistent")
+    assert (again.stdout, again.stderr) == (first.stdout, "")
+
+
+def test_key_follows_sources_and_flags(sources):
+    files = [sources / "operator.cpp"]
+    flags = {"extra_cflags": ["-O3"]}
+    extension_root, extension._source_root = extension._source_root, lambda: sources
+    try:
+        key = extension._key(files, flags)
+        assert extension._key(files, flags) == key
+        assert extension._key(files, {"extra_cflags": ["-O2"]}) != key
+        (sources / "operator.cpp").write_text(TINY + "\n")
+        assert extension._key(files, flags) != key
+    finally:
+        extension._source_root = extension_root
+
+
+def test_two_processes_at_once(sources, cache):
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache)), range(2)))
+    assert all(result.stdout.startswith("loaded") for result in results), results
+    assert sum("compiling" in result.stderr for result in results) == 1
+
+
+def test_a_build_killed_half_way(sources, cache):
+    """Its torch lock file and half-written library are no obstacle."""
+    assert run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache)).stdout.startswith("loaded")
+    (folder,) = cache.iterdir()
+    (folder / "built").unlink()
+    (folder / "lock").touch()
+    (folder / "pilot_operators.so").write_bytes(b"\x7fELF")
+    (folder / "operator.o").unlink()
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), timeout=60)
+    assert result.stdout.startswith("loaded"), result.stdout + result.stderr
+
+
+def test_broken_source(sources, cache):
+    (sources / "operator.cpp").write_text(TINY + "int broken = ;\n")
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
+    assert re.fullmatch(
+        r"error the operators did not compile: \S+operator.cpp:\d+.* error: .* \(all of it: \S+log\)\n", result.stdout
+    )
+
+
+def test_broken_library(sources, cache):
+    assert run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache)).stdout.startswith("loaded")
+    next(cache.glob("*/pilot_operators.so")).write_bytes(b"not a library")
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
+    assert re.match(
+        r"error \S+pilot_operators.so does not load: .*; if it is damaged, delete its folder", result.stdout
+    )
+
+
+def test_no_compiler(sources, cache):
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
+    assert result.stdout == (
+        "error the operators need a C++ compiler, and there is no 'no-such-c++': install one (apt install g++), or set "
+        "CXX to yours\n"
+    )
+
+
+def test_no_ninja(sources, cache, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "c++").symlink_to(shutil.which("c++"))
+    hide = (  # the ninja that pip has put beside Python
+        "import sysconfig\n"
+        "get_path = sysconfig.get_path\n"
+        "sysconfig.get_path = lambda name, *a, **k: '/nonexistent' if name == 'scripts' else get_path(name, *a, **k)\n"
+    )
+    result = run(hide + load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), PATH=str(tools))
+    assert result.stdout == "error the operators are built with ninja, and there is none: pip install ninja\n"
+
+
+def test_cache_folder_that_cannot_be_written(sources, tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "cache", Path("/proc/pilot")):
+        result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(folder))
+        assert re.fullmatch(
+            r"error the operators cannot be built in \S+ \(.+\): set PILOT_EXTENSION_DIR to a folder that can be written\n",
+            result.stdout,
+        )
+
+
+def test_auto_falls_back_with_one_warning(cache):
+    code = (
+        "import torch\n"
+        "from pilot.attention import patched_attention, which_impl\n"
+        "x, i = torch.randn(2, 3, 1, 8), torch.arange(2)\n"
+        "for _ in range(3): patched_attention(x, x, x, x, i, i, torch.zeros(2, 3, 1, dtype=torch.bool))\n"
+        "print(which_impl('auto'))\n"
+        "try: which_impl('fused')\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("eager\nPilotError the operators need a C++ compiler")
+    assert result.stderr.count("RuntimeWarning: patched_attention runs in eager PyTorch: the operators need a C++") == 1
+
+
+def test_command_prints_the_build_facts():
+    result = subprocess.run(
+        [sys.executable, "-m", "pilot.extension"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for fact in ("compiler", "openmp", "instruction_set", "threads", "torch", "library"):
+        assert re.search(rf"^ *{fact}  \S", result.stdout, re.MULTILINE)
+
+
+def test_command_fails_in_words(cache):
+    result = subprocess.run(
+        [sys.executable, "-m", "pilot.extension"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PILOT_EXTENSION_DIR": str(cache), "CXX": "no-such-c++"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: the operators need a C\+\+ compiler.*\n", result.stderr)
+
+
+@pytest.mark.parametrize("name", ["generic", "avx2", "mmx"])
+def test_capability_from_the_environment(name):
+    result = run(
+        "from pilot import extension\n"
+        "try: print(extension.build_facts()['instruction_set'])\n"
+        "except extension.ExtensionError as error: print(error)\n",
+        PILOT_CPU_CAPABILITY=name,
+    )
+    if name in extension.build_facts()["instruction_sets"]:
+        assert result.stdout == f"{name}\n"
+    else:
+        assert f"this CPU has no instruction set '{name}' (PILOT_CPU_CAPABILITY): it has generic" in result.stdout
