@@ -17,6 +17,7 @@ struct FmaShape {
   using T = T_;
   static constexpr int kLanes = kLanes_, kWidth = kWidth_, kQueries = kQueries_;
   static constexpr int kKeys = 8;  // scored together: their weights stay in registers
+  static constexpr int kMaxThreads = 128;
   static constexpr int kUnits = kWidth / kPerUnit<T>;
   static constexpr int kHeadDim = kLanes * kWidth;
   // A row is an odd number of lane groups long, so that consecutive rows start in different banks.
@@ -96,7 +97,7 @@ __device__ inline void attend(float (&o)[Shape::kQueries][Shape::kWidth], float 
 }
 
 template <typename Shape, typename T = typename Shape::T>
-__global__ void __launch_bounds__(256) attention_fma_kernel(PatchedAttention<T> op, Plan plan, FmaBlocks blocks) {
+__global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(PatchedAttention<T> op, Plan plan, FmaBlocks blocks) {
   int64_t block = blockIdx.x;
   const int share = static_cast<int>(block % blocks.shares);
   block /= blocks.shares;
@@ -123,7 +124,7 @@ __global__ void __launch_bounds__(256) attention_fma_kernel(PatchedAttention<T> 
     for (int h = 0; h < heads; ++h) {
       if (!(needed >> h & 1)) continue;
       const T* q = op.q + parent * op.q_strides.row + first_pos * op.q_strides.pos + (first_head + h) * op.q_strides.head;
-      load_tile<kWidth>(q_tiles + h * q_size, blocks.rows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned);
+      load_tile<kWidth>(q_tiles + h * q_size, blocks.rows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned, blockDim.x);
     }
     // Threads: lane of a query fastest, then head, then query, so that a warp holds neighbouring queries and stops at their last key.
     const int lane = threadIdx.x % Shape::kLanes, pair = threadIdx.x / Shape::kLanes;
@@ -150,10 +151,10 @@ __global__ void __launch_bounds__(256) attention_fma_kernel(PatchedAttention<T> 
         const int64_t kv_head = first_kv + h;
         load_tile<kWidth>(k_tiles + h * kv_size, rows_read, kStride,
                           op.k + parent * op.k_strides.row + first_key * op.k_strides.pos + kv_head * op.k_strides.head,
-                          op.k_strides.pos, tile_keys, D, blocks.load_aligned);
+                          op.k_strides.pos, tile_keys, D, blocks.load_aligned, blockDim.x);
         load_tile<kWidth>(v_tiles + h * kv_size, rows_read, kStride,
                           op.v + parent * op.v_strides.row + first_key * op.v_strides.pos + kv_head * op.v_strides.head,
-                          op.v_strides.pos, tile_keys, D, blocks.load_aligned);
+                          op.v_strides.pos, tile_keys, D, blocks.load_aligned, blockDim.x);
       }
       wait_for_copies();
       __syncthreads();
@@ -192,7 +193,8 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
                        cudaStream_t stream) {
   constexpr int64_t kSharedBytes = 96 * 1024, kManyBlocks = 48 * 1024;
   FmaBlocks blocks{};
-  blocks.rows = static_cast<int>(ceil_div(op.Tq < max_rows ? op.Tq : max_rows, Shape::kQueries) * Shape::kQueries);
+  const int64_t rows = std::min<int64_t>({op.Tq, max_rows, Shape::kMaxThreads / Shape::kLanes * Shape::kQueries});
+  blocks.rows = static_cast<int>(ceil_div(rows, Shape::kQueries) * Shape::kQueries);
   blocks.keys = static_cast<int>(ceil_div(op.Tk < max_keys ? op.Tk : max_keys, Shape::kKeys) * Shape::kKeys);
   const auto head_bytes = [&] {
     return static_cast<int64_t>((Shape::tile_size(blocks.rows) + 2 * Shape::tile_size(blocks.keys)) * sizeof(T));
@@ -206,7 +208,7 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
   }
 
   const int head_threads = blocks.rows / Shape::kQueries * Shape::kLanes;
-  const int64_t fitting = std::min<int64_t>({op.H, 32, 128 / head_threads, kManyBlocks / head_bytes()});
+  const int64_t fitting = std::min<int64_t>({op.H, 32, Shape::kMaxThreads / head_threads, kManyBlocks / head_bytes()});
   blocks.head_groups = static_cast<int>(ceil_div(op.H, std::max<int64_t>(fitting, 1)));
   blocks.heads = static_cast<int>(ceil_div(op.H, blocks.head_groups));
   blocks.query_tiles = static_cast<int>(ceil_div(op.Tq, blocks.rows));
@@ -216,7 +218,8 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
   blocks.load_aligned = aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
   blocks.write_aligned = aligned(op.source, op.source_strides, op.D) && aligned(op.z, Strides{}, op.D);
 
-  const int threads = static_cast<int>(ceil_div(blocks.heads * head_threads, 32) * 32);
+  constexpr int kMultiple = std::max(32, Shape::kHeadDim / kPerUnit<T>);  // whole warps, and what load_tile() wants
+  const int threads = static_cast<int>(ceil_div(blocks.heads * head_threads, kMultiple) * kMultiple);
   return launch(attention_fma_kernel<Shape>, parent_blocks * blocks.shares, threads, blocks.heads * head_bytes(), stream, op, plan, blocks);
 }
 

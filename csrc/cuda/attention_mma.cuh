@@ -59,8 +59,9 @@ __device__ inline void score(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], 
   }
 }
 
-// Scores become weights; what was summed so far shrinks to the new maximum. Lane's first query sees the tile's keys up to `last`.
-template <typename Shape>
+// Scores become weights; what was summed so far shrinks to the new maximum. Where `masked`, the lane's first query sees the tile's
+// keys up to `last` only; most tiles are seen whole and are spared the comparisons.
+template <bool masked, typename Shape>
 __device__ inline void weigh(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], Running<Shape>& run, int last, float scale_log2) {
   const int column = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -74,7 +75,7 @@ __device__ inline void weigh(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], 
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[r][j][2 * half + e];
-          x = j * 8 + column + e <= row_last ? x * scale_log2 : -INFINITY;
+          x = !masked || j * 8 + column + e <= row_last ? x * scale_log2 : -INFINITY;
           top = fmaxf(top, x);
         }
       }
@@ -176,11 +177,13 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     const auto load = [&](int64_t first_key) {
       const int keys = static_cast<int>(min(static_cast<int64_t>(kKeys), end - first_key));
       T* const tile = stage(first_key);
-      load_tile<Shape::kHeadDim>(tile, kKeys, kStride, k + first_key * op.k_strides.pos, op.k_strides.pos, keys, D, blocks.load_aligned);
-      load_tile<Shape::kHeadDim>(tile + kKeys * kStride, kKeys, kStride, v + first_key * op.v_strides.pos, op.v_strides.pos, keys, D,
-                                 blocks.load_aligned);
+      load_tile<Shape::kHeadDim>(tile, kKeys, kStride, k + first_key * op.k_strides.pos, op.k_strides.pos, keys, D, blocks.load_aligned,
+                                 Shape::kThreads);
+      load_tile<Shape::kHeadDim>(tile + kKeys * kStride, kKeys, kStride, v + first_key * op.v_strides.pos, op.v_strides.pos, keys, D, blocks.load_aligned,
+                                 Shape::kThreads);
     };
-    load_tile<Shape::kHeadDim>(q_tile, kRows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned);
+    load_tile<Shape::kHeadDim>(q_tile, kRows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned,
+                               Shape::kThreads);
     load(0);
 
     const int warp_row = threadIdx.x / 32 * Shape::kWarpRows;
@@ -198,7 +201,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       float s[Shape::kRowTiles][kKeys / 8][4] = {};
       const T* const tile = stage(first_key);
       score<Shape>(s, warp_tile, tile);
-      weigh<Shape>(s, run, static_cast<int>(min(last, int64_t{kKeys})) + static_cast<int>(threadIdx.x % 32 / 4), blocks.scale_log2);
+      if (last >= kKeys - 1) {
+        weigh<false>(s, run, 0, blocks.scale_log2);
+      } else {
+        weigh<true>(s, run, static_cast<int>(last) + static_cast<int>(threadIdx.x % 32 / 4), blocks.scale_log2);
+      }
       gather<Shape>(run, s, tile + kKeys * kStride);
     }
     store_rows<Shape>(warp_tile, run);
@@ -223,7 +230,7 @@ cudaError_t launch_mma(const PatchedAttention<T>& op, const Plan& plan, int mult
 template <typename T>
 cudaError_t attention_mma(const PatchedAttention<T>& op, const Plan& plan, int multiprocessors, cudaStream_t stream) {
   if (op.D <= 64) return launch_mma<MmaShape<T, 64, 2, 64, 2>>(op, plan, multiprocessors, stream);
-  if (op.D <= 128) return launch_mma<MmaShape<T, 128, 2, 64, 2>>(op, plan, multiprocessors, stream);
+  if (op.D <= 128) return launch_mma<MmaShape<T, 128, 2, 48, 2>>(op, plan, multiprocessors, stream);
   return launch_mma<MmaShape<T, 256, 1, 32, 2>>(op, plan, multiprocessors, stream);
 }
 

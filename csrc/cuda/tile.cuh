@@ -15,13 +15,14 @@ bool aligned(const T* data, const Strides& strides, int64_t D) {
 
 // Fetches `rows` rows of D values, `stride` apart in global memory, into a tile of `tile_rows` rows of which each holds `width`
 // values and is `tile_stride` long. What the tile has and the tensor has not is zero: a NaN left there would survive a weight of 0.
-// The whole block calls this; the tile is there after wait_for_copies() and a barrier.
+// All `threads` of the block call this, a multiple of the 16-byte units in a row, so that each keeps to its own column. The tile is
+// there after wait_for_copies() and a barrier.
 template <int width, typename T>
 __device__ inline void load_tile(T* tile, int tile_rows, int tile_stride, const T* from, int64_t stride, int rows, int D,
-                                 bool is_aligned) {
+                                 bool is_aligned, int threads) {
   constexpr int kUnit = kPerUnit<T>, kUnits = width / kUnit;
-  for (int i = threadIdx.x; i < tile_rows * kUnits; i += blockDim.x) {
-    const int row = i / kUnits, column = i % kUnits * kUnit;
+  const int column = threadIdx.x % kUnits * kUnit;
+  for (int row = threadIdx.x / kUnits; row < tile_rows; row += threads / kUnits) {
     T* to = tile + row * tile_stride + column;
     const T* here = from + row * stride + column;
     if (is_aligned) {
