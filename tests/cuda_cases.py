@@ -91,7 +91,8 @@ def check(z: torch.Tensor, a: dict[str, torch.Tensor], scale: float | None = Non
     exact = eager(a, torch.float64, scale)
     assert not z.isnan().any(), "NaN from outside the tensors, or from memory never written"
     error = (z.double() - exact).abs().max().item()
-    allowed = 2 * (eager(a, z.dtype, scale).double() - exact).abs().max().item() + FLOOR[z.dtype]
+    eager_error = (eager(a, z.dtype, scale).double() - exact).abs().nan_to_num(0)  # NaN: its float16 scores overflow, ours do not
+    allowed = 2 * eager_error.max().item() + FLOOR[z.dtype]
     assert error <= allowed, f"error {error:.3g}, allowed {allowed:.3g}"
     donors = a["source"][a["source_row"]]
     assert torch.equal(z[a["replace"]], donors[a["replace"]])

@@ -18,7 +18,7 @@ from cuda_cases import CASES, DTYPES, Case, arguments, check, eager
 ROOT = Path(__file__).parent.parent
 EMULATION = ROOT / "tests" / "cuda_emulation"
 FLAGS = (
-    "-std=c++20 -O1 -fPIC -fno-strict-aliasing -fsanitize=undefined -fno-sanitize-recover=all "
+    "-std=c++20 -O2 -fPIC -fno-strict-aliasing -fsanitize=undefined -fno-sanitize-recover=all "
     "-Wall -Werror -Wno-unknown-pragmas -Wno-maybe-uninitialized -Wno-class-memaccess"
 ).split()
 

@@ -44,7 +44,7 @@ __device__ inline void attend(float (&o)[Shape::kQueries][Shape::kWidth], float 
                               const T* q, const T* k, const T* v, int first, const int (&last)[Shape::kQueries], float scale_log2) {
   constexpr int kUnit = kPerUnit<T>, kQueries = Shape::kQueries, kKeys = Shape::kKeys, kStep = Shape::kLanes * kUnit;
   float s[kQueries][kKeys] = {};
-#pragma unroll
+#pragma unroll 4
   for (int u = 0; u < Shape::kUnits; ++u) {
     float query[kQueries][kUnit];
 #pragma unroll

@@ -11,6 +11,10 @@
 #include <cstdint>
 #include <type_traits>
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "patched_attention needs compute capability 8.0 or newer: set TORCH_CUDA_ARCH_LIST to your GPU's, such as 8.0 or 9.0"
+#endif
+
 namespace pilot::cuda {
 
 constexpr unsigned kWholeWarp = 0xffffffffu;

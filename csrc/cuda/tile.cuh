@@ -30,7 +30,7 @@ __device__ inline void load_tile(T* tile, int tile_rows, int tile_stride, const 
       copy_async(to, valid ? here : from, valid);
     } else {
 #pragma unroll
-      for (int e = 0; e < kUnit; ++e) to[e] = row < rows && column + e < D ? here[e] : T(0.0f);
+      for (int e = 0; e < kUnit; ++e) to[e] = row < rows && column + e < D ? here[e] : T{};
     }
   }
 }

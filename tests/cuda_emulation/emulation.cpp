@@ -1,4 +1,5 @@
 // Fibers for device.h, and the operator's launcher as a C function.
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -33,9 +34,11 @@ struct Barrier {
   Lanes lanes{};
 };
 
+// A fiber starts as a ucontext; from then on _setjmp and _longjmp switch, which cost no system call.
 struct Fiber {
   ucontext_t context;
-  bool finished;
+  jmp_buf place;
+  bool started, finished;
   const Barrier* waiting_for;  // null: can run
   int64_t generation;
   std::vector<Copy> copies;
@@ -43,6 +46,7 @@ struct Fiber {
 
 std::vector<Fiber> fibers(kMaxThreads);
 ucontext_t scheduler;
+jmp_buf scheduler_place;
 Barrier whole_block;
 std::vector<std::map<unsigned, Barrier>> warps(kMaxThreads / 32);
 std::unique_ptr<char[]> shared_memory(new char[256 * 1024]);
@@ -63,6 +67,14 @@ char* stack_of(int fiber) {
 void start() {
   (*current_kernel)();
   fibers[thread.x].finished = true;
+  _longjmp(scheduler_place, 1);
+}
+
+void resume(Fiber& fiber) {
+  if (_setjmp(scheduler_place)) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  swapcontext(&scheduler, &fiber.context);
 }
 
 void arrive(Barrier& barrier, int expected) {
@@ -74,19 +86,18 @@ void arrive(Barrier& barrier, int expected) {
   Fiber& me = fibers[thread.x];
   me.waiting_for = &barrier;
   me.generation = barrier.generation;
-  swapcontext(&me.context, &scheduler);
+  if (!_setjmp(me.place)) _longjmp(scheduler_place, 1);
 }
 
 void run_block(int threads) {
   for (int t = 0; t < threads; ++t) {
     Fiber& fiber = fibers[t];
-    fiber.finished = false;
+    fiber.started = fiber.finished = false;
     fiber.waiting_for = nullptr;
     fiber.copies.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = stack_of(t);
     fiber.context.uc_stack.ss_size = kStack;
-    fiber.context.uc_link = &scheduler;
     makecontext(&fiber.context, start, 0);
   }
   std::vector<int> order(threads);
@@ -100,7 +111,7 @@ void run_block(int threads) {
       fiber.waiting_for = nullptr;
       thread.x = t;
       progress = true;
-      swapcontext(&scheduler, &fiber.context);
+      resume(fiber);
       left -= fiber.finished;
     }
     if (!progress) fail("some threads wait at a barrier that others never reach");
