@@ -71,6 +71,15 @@ class Emulation:
         return z
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """PyTorch's threads cost more than they save on tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory) -> Emulation:
     return Emulation(build(tmp_path_factory.mktemp("cuda_emulation")))
