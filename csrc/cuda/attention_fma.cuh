@@ -183,15 +183,16 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
     __syncthreads();
   }
   for (int h = 0; h < heads; ++h) {
-    write_children<kWidth>(op, children, first_head + h, first_pos, rows, q_tiles + h * q_size, kStride, blocks.write_aligned);
+    write_children<kWidth>(op, children, first_head + h, first_pos, rows, q_tiles + h * q_size, kStride, blocks.write_aligned,
+                            blockDim.x);
   }
 }
 
-// Cuts the work so that at least two blocks fit a multiprocessor (and one fits the smaller GPUs of the family).
+// Cuts the work so that two blocks of one head fit a multiprocessor (one, on the smaller GPUs of the family), four of several heads.
 template <typename Shape, typename T = typename Shape::T>
 cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys, int multiprocessors,
                        cudaStream_t stream) {
-  constexpr int64_t kSharedBytes = 96 * 1024, kManyBlocks = 48 * 1024;
+  constexpr int64_t kSharedBytes = 96 * 1024, kSeveralHeads = 56 * 1024;
   FmaBlocks blocks{};
   const int64_t rows = std::min<int64_t>({op.Tq, max_rows, Shape::kMaxThreads / Shape::kLanes * Shape::kQueries});
   blocks.rows = static_cast<int>(ceil_div(rows, Shape::kQueries) * Shape::kQueries);
@@ -208,7 +209,7 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
   }
 
   const int head_threads = blocks.rows / Shape::kQueries * Shape::kLanes;
-  const int64_t fitting = std::min<int64_t>({op.H, 32, Shape::kMaxThreads / head_threads, kManyBlocks / head_bytes()});
+  const int64_t fitting = std::min<int64_t>({op.H, 32, Shape::kMaxThreads / head_threads, kSeveralHeads / head_bytes()});
   blocks.head_groups = static_cast<int>(ceil_div(op.H, std::max<int64_t>(fitting, 1)));
   blocks.heads = static_cast<int>(ceil_div(op.H, blocks.head_groups));
   blocks.query_tiles = static_cast<int>(ceil_div(op.Tq, blocks.rows));
@@ -218,8 +219,7 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
   blocks.load_aligned = aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
   blocks.write_aligned = aligned(op.source, op.source_strides, op.D) && aligned(op.z, Strides{}, op.D);
 
-  constexpr int kMultiple = std::max(32, Shape::kHeadDim / kPerUnit<T>);  // whole warps, and what load_tile() wants
-  const int threads = static_cast<int>(ceil_div(blocks.heads * head_threads, kMultiple) * kMultiple);
+  const int threads = static_cast<int>(ceil_div(blocks.heads * head_threads, 32) * 32);
   return launch(attention_fma_kernel<Shape>, parent_blocks * blocks.shares, threads, blocks.heads * head_bytes(), stream, op, plan, blocks);
 }
 

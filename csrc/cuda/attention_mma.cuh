@@ -32,7 +32,7 @@ struct MmaBlocks {
 template <typename Shape>
 struct Running {
   float o[Shape::kRowTiles][Shape::kHeadDim / 8][4];   // weighted sum of values
-  float m[Shape::kRowTiles][2], l[Shape::kRowTiles][2];  // maximum, and this lane's part of the sum of weights
+  float m[Shape::kRowTiles][2], l[Shape::kRowTiles][2];  // reference, and this lane's part of the sum of weights
 };
 
 // s = q k^T for the warp's queries and one tile of keys.
@@ -59,42 +59,51 @@ __device__ inline void score(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], 
   }
 }
 
-// Scores become weights; what was summed so far shrinks to the new maximum. Where `masked`, the lane's first query sees the tile's
-// keys up to `last` only; most tiles are seen whole and are spared the comparisons.
+// Scores become weights 2^(x - m). Where `masked`, the lane's first query sees the tile's keys up to `last` only, and scores may have
+// been scaled by a negative number; most tiles are seen whole, and are spared the comparisons and the scaling by itself.
+//
+// m need not be the maximum: it follows once the maximum is 2^kSlack beyond it. That changes no weight's relative precision and
+// mostly saves rescaling what was summed before.
 template <bool masked, typename Shape>
 __device__ inline void weigh(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], Running<Shape>& run, int last, float scale_log2) {
+  constexpr float kSlack = 8.0f;
   const int column = threadIdx.x % 4 * 2;
 #pragma unroll
   for (int r = 0; r < Shape::kRowTiles; ++r) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row_last = last + r * 16 + half * 8;
-      float top = run.m[r][half];
+      float top = -INFINITY;
 #pragma unroll
       for (int j = 0; j < Shape::kKeys / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[r][j][2 * half + e];
-          x = !masked || j * 8 + column + e <= row_last ? x * scale_log2 : -INFINITY;
+          if (masked) x = j * 8 + column + e <= row_last ? x * scale_log2 : -INFINITY;
           top = fmaxf(top, x);
         }
       }
+      if (!masked) top *= scale_log2;
       top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 1));
       top = fmaxf(top, __shfl_xor_sync(kWholeWarp, top, 2));
-      const float shrink = exp2_fast(run.m[r][half] - top);
-      run.m[r][half] = top;
-      run.l[r][half] *= shrink;
+      float& m = run.m[r][half];
+      if (__any_sync(kWholeWarp, top > m + kSlack)) {
+        top = fmaxf(top, m);
+        const float shrink = exp2_fast(m - top);
+        m = top;
+        run.l[r][half] *= shrink;
+#pragma unroll
+        for (int d = 0; d < Shape::kHeadDim / 8; ++d) run.o[r][d][2 * half] *= shrink, run.o[r][d][2 * half + 1] *= shrink;
+      }
 #pragma unroll
       for (int j = 0; j < Shape::kKeys / 8; ++j) {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[r][j][2 * half + e];
-          x = exp2_fast(x - top);
+          x = exp2_fast(masked ? x - m : fmaf(x, scale_log2, -m));
           run.l[r][half] += x;
         }
       }
-#pragma unroll
-      for (int d = 0; d < Shape::kHeadDim / 8; ++d) run.o[r][d][2 * half] *= shrink, run.o[r][d][2 * half + 1] *= shrink;
     }
   }
 }
@@ -130,6 +139,7 @@ __device__ inline void gather(Running<Shape>& run, const float (&s)[Shape::kRowT
 template <typename Shape, typename T = typename Shape::T>
 __device__ inline void store_rows(T* z, const Running<Shape>& run) {
   const int lane = threadIdx.x % 32;
+  __syncwarp();  // the rows were q's, and every lane is done with them
 #pragma unroll
   for (int r = 0; r < Shape::kRowTiles; ++r) {
 #pragma unroll
@@ -201,17 +211,19 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       float s[Shape::kRowTiles][kKeys / 8][4] = {};
       const T* const tile = stage(first_key);
       score<Shape>(s, warp_tile, tile);
-      if (last >= kKeys - 1) {
+      if (last >= kKeys - 1 && blocks.scale_log2 >= 0) {
         weigh<false>(s, run, 0, blocks.scale_log2);
       } else {
-        weigh<true>(s, run, static_cast<int>(last) + static_cast<int>(threadIdx.x % 32 / 4), blocks.scale_log2);
+        const int lane_row = threadIdx.x % 32 / 4;
+        weigh<true>(s, run, static_cast<int>(min(last, int64_t{kKeys})) + lane_row, blocks.scale_log2);
       }
       gather<Shape>(run, s, tile + kKeys * kStride);
     }
     store_rows<Shape>(warp_tile, run);
   }
   __syncthreads();
-  write_children<Shape::kHeadDim>(op, children, head, first_pos, rows, q_tile, kStride, blocks.write_aligned);
+  write_children<Shape::kHeadDim>(op, children, head, first_pos, rows, q_tile, kStride, blocks.write_aligned,
+                                   Shape::kThreads);
 }
 
 template <typename Shape, typename T = typename Shape::T>
@@ -226,7 +238,8 @@ cudaError_t launch_mma(const PatchedAttention<T>& op, const Plan& plan, int mult
   return launch(attention_mma_kernel<Shape>, parent_blocks * blocks.shares, Shape::kThreads, Shape::kSharedBytes, stream, op, plan, blocks);
 }
 
-// The narrowest shape that holds head_dim. Keys and row tiles: as many as the registers hold without spilling.
+// The narrowest shape that holds head_dim. Row tiles and keys: as many as the registers hold, because shared memory is nearly as
+// busy as the tensor cores, and each fragment of k and v serves all row tiles, each of q all keys.
 template <typename T>
 cudaError_t attention_mma(const PatchedAttention<T>& op, const Plan& plan, int multiprocessors, cudaStream_t stream) {
   if (op.D <= 64) return launch_mma<MmaShape<T, 64, 2, 64, 2>>(op, plan, multiprocessors, stream);

@@ -37,39 +37,44 @@ __device__ inline unsigned heads_needed(const PatchedAttention<T>& op, const Chi
 // The tile is read once, into registers; `Unit` is 16 bytes where everything is aligned, else one value.
 template <int width, typename Unit, typename T>
 __device__ inline void write_units(const PatchedAttention<T>& op, const Children& children, int head, int64_t first_pos, int rows,
-                                   const T* tile, int tile_stride) {
-  constexpr int kUnit = sizeof(Unit) / sizeof(T), kUnits = width / kUnit, kAtOnce = 4;  // loads in flight for each thread
+                                   const T* tile, int tile_stride, int threads) {
+  constexpr int kAtOnce = 4;  // loads in flight for each thread
   const Strides& s = op.source_strides;
-  const T* source = op.source + first_pos * s.pos + head * s.head;
-  const bool* replace = op.replace + first_pos * op.H + head;
-  T* z = op.z + (first_pos * op.H + head) * op.D;
-  const int64_t z_pos = op.H * op.D, z_row = op.Tq * z_pos, replace_row = op.Tq * op.H;
-
-  for (int first = threadIdx.x; first < rows * kUnits; first += kAtOnce * blockDim.x) {
-    int row[kAtOnce], column[kAtOnce];
-    bool mine[kAtOnce];
-    Unit own[kAtOnce];
-#pragma unroll
-    for (int n = 0; n < kAtOnce; ++n) {
-      const int i = first + n * blockDim.x;
-      row[n] = i / kUnits, column[n] = i % kUnits * kUnit;
-      mine[n] = row[n] < rows && column[n] < op.D;
-      if (mine[n]) own[n] = *reinterpret_cast<const Unit*>(tile + row[n] * tile_stride + column[n]);
-    }
-    for (int child = 0; child < children.count; ++child) {
-      const int64_t c = children[child];
-      const T* donor = source + op.source_row[c] * s.row;
-      bool replaced[kAtOnce];
-      Unit value[kAtOnce];
-#pragma unroll
-      for (int n = 0; n < kAtOnce; ++n) replaced[n] = mine[n] && replace[c * replace_row + row[n] * op.H];
+  const int64_t flag_pos = op.H, z_pos = op.H * op.D, flag_row = op.Tq * flag_pos, z_row = op.Tq * z_pos;
+  const RowWalk<width, sizeof(Unit) / sizeof(T)> walk(threads);
+#pragma unroll 1
+  for (int i = 0; i < walk.kColumns; ++i) {
+    const int column = walk.column(i);
+    if (column >= op.D) return;
+#pragma unroll 1
+    for (int row = walk.first_row; row < rows; row += kAtOnce * walk.step) {
+      const int64_t pos = first_pos + row;
+      const bool* const flags = op.replace + pos * flag_pos + head;
+      const T* const source = op.source + pos * s.pos + head * s.head + column;
+      T* const z = op.z + pos * z_pos + head * op.D + column;
+      Unit own[kAtOnce];
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {
-        value[n] = replaced[n] ? *reinterpret_cast<const Unit*>(donor + row[n] * s.pos + column[n]) : own[n];
+        if (row + n * walk.step < rows) own[n] = *reinterpret_cast<const Unit*>(tile + (row + n * walk.step) * tile_stride + column);
       }
+#pragma unroll 1
+      for (int child = 0; child < children.count; ++child) {
+        const int64_t c = children[child];
+        const bool* const child_flags = flags + c * flag_row;
+        const T* const donor = source + op.source_row[c] * s.row;
+        T* const child_z = z + c * z_row;
+        bool replaced[kAtOnce];
+        Unit value[kAtOnce];
 #pragma unroll
-      for (int n = 0; n < kAtOnce; ++n) {
-        if (mine[n]) *reinterpret_cast<Unit*>(z + c * z_row + row[n] * z_pos + column[n]) = value[n];
+        for (int n = 0; n < kAtOnce; ++n) replaced[n] = row + n * walk.step < rows && child_flags[n * walk.step * flag_pos];
+#pragma unroll
+        for (int n = 0; n < kAtOnce; ++n) {
+          value[n] = replaced[n] ? *reinterpret_cast<const Unit*>(donor + n * walk.step * s.pos) : own[n];
+        }
+#pragma unroll
+        for (int n = 0; n < kAtOnce; ++n) {
+          if (row + n * walk.step < rows) *reinterpret_cast<Unit*>(child_z + n * walk.step * z_pos) = value[n];
+        }
       }
     }
   }
@@ -77,11 +82,11 @@ __device__ inline void write_units(const PatchedAttention<T>& op, const Children
 
 template <int width, typename T>
 __device__ inline void write_children(const PatchedAttention<T>& op, const Children& children, int head, int64_t first_pos, int rows,
-                                      const T* tile, int tile_stride, bool is_aligned) {
+                                      const T* tile, int tile_stride, bool is_aligned, int threads) {
   if (is_aligned) {
-    write_units<width, uint4>(op, children, head, first_pos, rows, tile, tile_stride);
+    write_units<width, uint4>(op, children, head, first_pos, rows, tile, tile_stride, threads);
   } else {
-    write_units<width, T>(op, children, head, first_pos, rows, tile, tile_stride);
+    write_units<width, T>(op, children, head, first_pos, rows, tile, tile_stride, threads);
   }
 }
 

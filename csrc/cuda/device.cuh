@@ -83,9 +83,12 @@ inline cudaError_t multiprocessors(int& count) {
 template <typename... Parameters, typename... Values>
 cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream, Values... values) {
   if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
-  if (shared_bytes > 48 * 1024) {
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
-    if (error) return error;
+  const auto set = [&](cudaFuncAttribute attribute, int value) { return cudaFuncSetAttribute(kernel, attribute, value); };
+  if (shared_bytes > 0) {  // as many blocks on a multiprocessor as its shared memory holds, rather than a large L1
+    if (const cudaError_t error = set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared)) return error;
+  }
+  if (shared_bytes > 48 * 1024) {  // more than a kernel may have unasked
+    if (const cudaError_t error = set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes))) return error;
   }
   kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(values...);
   return cudaGetLastError();

@@ -18,9 +18,9 @@ namespace pilot::cuda {
 size_t workspace_bytes(int64_t P, int64_t C);
 
 // Enqueues the operator on `stream`, for T = float, __half, __nv_bfloat16. Never waits for the device and never reads its memory,
-// so it can be captured into a graph. The first launch of a kernel that wants more than 48 KB of shared memory sets that attribute.
+// so it can be captured into a graph (after a first call outside, as with any kernel: the driver loads it then).
 //
-// P, C < 2^31; 1 <= D <= 256; nothing to do where C, Tq or H is 0.
+// P and C are below 2^31, and so is the number of blocks, at most about P H Tq / 64; 1 <= D <= 256. Nothing to do where C, Tq or H is 0.
 // An entry of parent or source_row that is out of range stops the plan with a device assertion that names it, before anything
 // is read through it: the stream then reports cudaErrorAssert, as PyTorch's own indexing does.
 template <typename T>

@@ -54,6 +54,8 @@ void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<v
 
 inline void __syncthreads() { emulation::block_barrier(); }
 
+inline void __syncwarp() { emulation::exchange(0xffffffffu, 0); }
+
 template <typename T>
 T __shfl_sync(unsigned mask, T x, int lane) {
   uint64_t bits = 0;
