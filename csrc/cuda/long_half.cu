@@ -1,0 +1,11 @@
+#include "attention.h"
+#include "attention_mma.cuh"
+
+namespace pilot::cuda {
+
+template <>
+cudaError_t attention_long(const PatchedAttention<__half>& op, const Plan& plan, int multiprocessors, cudaStream_t stream) {
+  return attention_mma<__half>(op, plan, multiprocessors, stream);
+}
+
+}  // namespace pilot::cuda

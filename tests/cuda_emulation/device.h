@@ -1,0 +1,178 @@
+// csrc/cuda/device.cuh for a CPU: the kernels' logic can be tested where there is no GPU. Included before it, under its guard.
+//
+// A block's threads are fibers that run one at a time, in a shuffled order, until each reaches a barrier. So a missing barrier, a
+// barrier that some threads skip, a copy that is not waited for, and shared memory that is read before it is written all show.
+// It says nothing of speed, of memory ordering between blocks, or of the compiler for the GPU.
+#ifndef PILOT_CUDA_DEVICE_CUH
+#define PILOT_CUDA_DEVICE_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+#undef __launch_bounds__
+#define __launch_bounds__(...)
+#undef __shared__
+#define __shared__ static  // blocks run one after another
+
+namespace emulation {
+
+struct Index {
+  int x;
+};
+
+// Of the fiber that runs now.
+extern Index thread, block, block_dim, grid_dim;
+
+uint4* dynamic_shared();
+void copy_later(void* to, const void* from, bool valid);
+void wait_for_copies();
+void block_barrier();
+
+// What every lane of `mask` gave, at its lane's place.
+struct Lanes {
+  uint64_t value[32][2];
+};
+Lanes exchange(unsigned mask, uint64_t first, uint64_t second = 0);
+
+void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel);
+
+}  // namespace emulation
+
+#define threadIdx emulation::thread
+#define blockIdx emulation::block
+#define blockDim emulation::block_dim
+#define gridDim emulation::grid_dim
+
+inline void __syncthreads() { emulation::block_barrier(); }
+
+inline void __syncwarp() { emulation::exchange(0xffffffffu, 0); }
+
+template <typename T>
+T __shfl_sync(unsigned mask, T x, int lane) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, &x, sizeof x);
+  const emulation::Lanes lanes = emulation::exchange(mask, bits);
+  T y;
+  std::memcpy(&y, lanes.value[lane], sizeof y);
+  return y;
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T x, int bit) {
+  return __shfl_sync(mask, x, threadIdx.x % 32 ^ bit);
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T x, int step) {
+  return __shfl_sync(mask, x, std::max(threadIdx.x % 32 - step, 0));
+}
+inline unsigned __ballot_sync(unsigned mask, bool x) {
+  const emulation::Lanes lanes = emulation::exchange(mask, x);
+  unsigned votes = 0;
+  for (int l = 0; l < 32; ++l) {
+    if (mask >> l & 1) votes |= static_cast<unsigned>(lanes.value[l][0]) << l;
+  }
+  return votes;
+}
+inline bool __any_sync(unsigned mask, bool x) { return __ballot_sync(mask, x) != 0; }
+inline unsigned __reduce_or_sync(unsigned mask, unsigned x) {
+  const emulation::Lanes lanes = emulation::exchange(mask, x);
+  unsigned all = 0;
+  for (int l = 0; l < 32; ++l) {
+    if (mask >> l & 1) all |= static_cast<unsigned>(lanes.value[l][0]);
+  }
+  return all;
+}
+inline unsigned __match_any_sync(unsigned mask, long long x) {
+  const emulation::Lanes lanes = emulation::exchange(mask, static_cast<uint64_t>(x));
+  unsigned same = 0;
+  for (int l = 0; l < 32; ++l) {
+    if (mask >> l & 1 && lanes.value[l][0] == static_cast<uint64_t>(x)) same |= 1u << l;
+  }
+  return same;
+}
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
+inline int atomicAdd(int* to, int x) { return (*to += x) - x; }
+inline unsigned atomicOr(unsigned* to, unsigned x) {
+  const unsigned before = *to;
+  *to |= x;
+  return before;
+}
+
+namespace pilot::cuda {
+
+using std::max;
+using std::min;
+
+constexpr unsigned kWholeWarp = 0xffffffffu;
+
+inline uint4* dynamic_shared() { return emulation::dynamic_shared(); }
+inline void copy_async(void* to, const void* from, bool valid) { emulation::copy_later(to, from, valid); }
+inline void wait_for_copies() { emulation::wait_for_copies(); }
+inline float exp2_fast(float x) { return std::exp2(x); }
+
+template <bool transposed>
+void load_matrices(uint32_t (&m)[4], const void* row) {
+  const emulation::Lanes rows = emulation::exchange(kWholeWarp, reinterpret_cast<uintptr_t>(row));
+  const int lane = threadIdx.x % 32;
+  for (int i = 0; i < 4; ++i) {
+    uint16_t pair[2];
+    for (int e = 0; e < 2; ++e) {
+      const int r = transposed ? lane % 4 * 2 + e : lane / 4, c = transposed ? lane / 4 : lane % 4 * 2 + e;
+      const uintptr_t address = rows.value[8 * i + r][0];
+      if (address % 16) __builtin_trap();
+      pair[e] = reinterpret_cast<const uint16_t*>(address)[c];
+    }
+    std::memcpy(&m[i], pair, sizeof pair);
+  }
+}
+
+template <typename T>
+float half_of(const emulation::Lanes& lanes, int lane, int word, int which) {
+  uint64_t bits = lanes.value[lane][word / 2] >> (32 * (word % 2) + 16 * which) & 0xffff;
+  T x;
+  std::memcpy(&x, &bits, sizeof x);
+  return static_cast<float>(x);
+}
+
+template <typename T>
+void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const emulation::Lanes left = emulation::exchange(kWholeWarp, a[0] | uint64_t{a[1]} << 32, a[2] | uint64_t{a[3]} << 32);
+  const emulation::Lanes right = emulation::exchange(kWholeWarp, b0 | uint64_t{b1} << 32);
+  const int lane = threadIdx.x % 32;
+  for (int i = 0; i < 4; ++i) {
+    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; ++k) {
+      // PTX, figures of m16n8k16: which lane holds the element, in which register, in which half of it.
+      const float x = half_of<T>(left, row % 8 * 4 + k % 8 / 2, row / 8 + k / 8 * 2, k % 2);
+      const float y = half_of<T>(right, column * 4 + k % 8 / 2, k / 8, k % 2);
+      c[i] += x * y;
+    }
+  }
+}
+
+inline cudaError_t multiprocessors(int& count) {
+  count = 4;
+  return cudaSuccess;
+}
+
+template <typename... Parameters, typename... Values>
+cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t, Values... values) {
+  if (blocks < 1 || blocks > INT_MAX || threads < 1 || threads > 1024 || threads % 32 || shared_bytes > 99 * 1024) {
+    return cudaErrorInvalidConfiguration;
+  }
+  emulation::run(blocks, threads, shared_bytes, [&] { kernel(values...); });
+  return cudaSuccess;
+}
+
+}  // namespace pilot::cuda
+
+#endif

@@ -1,0 +1,190 @@
+// Fibers for device.h, and the operator's launcher as a C function.
+#include <setjmp.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "../../csrc/cuda/patched_attention_cuda.h"
+#include "device.h"
+
+namespace emulation {
+
+Index thread, block, block_dim, grid_dim;
+
+namespace {
+
+constexpr size_t kStack = 256 * 1024;
+constexpr int kMaxThreads = 1024;
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+};
+
+struct Barrier {
+  int arrived = 0;
+  int64_t generation = 0;
+  Lanes lanes{};
+};
+
+// A fiber starts as a ucontext; from then on _setjmp and _longjmp switch, which cost no system call.
+struct Fiber {
+  ucontext_t context;
+  jmp_buf place;
+  bool started, finished;
+  const Barrier* waiting_for;  // null: can run
+  int64_t generation;
+  std::vector<Copy> copies;
+};
+
+std::vector<Fiber> fibers(kMaxThreads);
+ucontext_t scheduler;
+jmp_buf scheduler_place;
+Barrier whole_block;
+std::vector<std::map<unsigned, Barrier>> warps(kMaxThreads / 32);
+std::unique_ptr<char[]> shared_memory(new char[256 * 1024]);
+const std::function<void()>* current_kernel;
+std::mt19937 shuffle(1);
+
+char* stack_of(int fiber) {
+  static char* const stacks = static_cast<char*>(
+      mmap(nullptr, kMaxThreads * kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  return stacks + fiber * kStack;
+}
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "cuda emulation: %s\n", what);
+  std::abort();
+}
+
+void start() {
+  (*current_kernel)();
+  fibers[thread.x].finished = true;
+  _longjmp(scheduler_place, 1);
+}
+
+void resume(Fiber& fiber) {
+  if (_setjmp(scheduler_place)) return;
+  if (fiber.started) _longjmp(fiber.place, 1);
+  fiber.started = true;
+  swapcontext(&scheduler, &fiber.context);
+}
+
+void arrive(Barrier& barrier, int expected) {
+  if (++barrier.arrived == expected) {
+    barrier.arrived = 0;
+    ++barrier.generation;
+    return;
+  }
+  Fiber& me = fibers[thread.x];
+  me.waiting_for = &barrier;
+  me.generation = barrier.generation;
+  if (!_setjmp(me.place)) _longjmp(scheduler_place, 1);
+}
+
+void run_block(int threads) {
+  for (int t = 0; t < threads; ++t) {
+    Fiber& fiber = fibers[t];
+    fiber.started = fiber.finished = false;
+    fiber.waiting_for = nullptr;
+    fiber.copies.clear();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = stack_of(t);
+    fiber.context.uc_stack.ss_size = kStack;
+    makecontext(&fiber.context, start, 0);
+  }
+  std::vector<int> order(threads);
+  for (int t = 0; t < threads; ++t) order[t] = t;
+  std::shuffle(order.begin(), order.end(), shuffle);
+  for (int left = threads; left > 0;) {
+    bool progress = false;
+    for (const int t : order) {
+      Fiber& fiber = fibers[t];
+      if (fiber.finished || (fiber.waiting_for && fiber.waiting_for->generation == fiber.generation)) continue;
+      fiber.waiting_for = nullptr;
+      thread.x = t;
+      progress = true;
+      resume(fiber);
+      left -= fiber.finished;
+    }
+    if (!progress) fail("some threads wait at a barrier that others never reach");
+  }
+}
+
+}  // namespace
+
+uint4* dynamic_shared() { return reinterpret_cast<uint4*>(shared_memory.get()); }
+
+void copy_later(void* to, const void* from, bool valid) {
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16) fail("a copy is not aligned");
+  fibers[thread.x].copies.push_back({to, from, valid});
+}
+
+void wait_for_copies() {
+  for (const Copy& copy : fibers[thread.x].copies) {
+    copy.valid ? std::memcpy(copy.to, copy.from, 16) : std::memset(copy.to, 0, 16);
+  }
+  fibers[thread.x].copies.clear();
+}
+
+void block_barrier() { arrive(whole_block, block_dim.x); }
+
+Lanes exchange(unsigned mask, uint64_t first, uint64_t second) {
+  const int lane = thread.x % 32;
+  if (!(mask >> lane & 1)) fail("a lane is not in its own mask");
+  Barrier& barrier = warps[thread.x / 32][mask];
+  barrier.lanes.value[lane][0] = first, barrier.lanes.value[lane][1] = second;
+  arrive(barrier, __builtin_popcount(mask));
+  const Lanes lanes = barrier.lanes;
+  arrive(barrier, __builtin_popcount(mask));
+  return lanes;
+}
+
+void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
+  current_kernel = &kernel;
+  block_dim.x = threads, grid_dim.x = static_cast<int>(blocks);
+  for (block.x = 0; block.x < blocks; ++block.x) {
+    // NaN in every type, behind the end too: what is read before it is written shows in the result.
+    std::memset(shared_memory.get(), 0xff, shared_bytes + 1024);
+    run_block(threads);
+    for (size_t i = shared_bytes; i < shared_bytes + 1024; ++i) {
+      if (shared_memory[i] != char(0xff)) fail("a write behind the end of shared memory");
+    }
+  }
+}
+
+}  // namespace emulation
+
+cudaError_t CUDARTAPI cudaMemsetAsync(void* to, int value, size_t bytes, cudaStream_t) {
+  std::memset(to, value, bytes);
+  return cudaSuccess;
+}
+
+// pointers: q, k, v, source, parent, source_row, replace, z. sizes: P, C, S, Tq, Tk, H, H_kv, D, then the strides in that order.
+template <typename T>
+static int run_operator(void* const* pointers, const int64_t* sizes, double scale) {
+  pilot::PatchedAttention<T> op;
+  op.q = static_cast<const T*>(pointers[0]), op.k = static_cast<const T*>(pointers[1]);
+  op.v = static_cast<const T*>(pointers[2]), op.source = static_cast<const T*>(pointers[3]);
+  op.parent = static_cast<const int64_t*>(pointers[4]), op.source_row = static_cast<const int64_t*>(pointers[5]);
+  op.replace = static_cast<const bool*>(pointers[6]), op.z = static_cast<T*>(pointers[7]);
+  op.P = sizes[0], op.C = sizes[1], op.S = sizes[2], op.Tq = sizes[3], op.Tk = sizes[4], op.H = sizes[5], op.H_kv = sizes[6], op.D = sizes[7];
+  pilot::Strides* const strides[] = {&op.q_strides, &op.k_strides, &op.v_strides, &op.source_strides};
+  for (int i = 0; i < 4; ++i) *strides[i] = {sizes[8 + 3 * i], sizes[9 + 3 * i], sizes[10 + 3 * i]};
+  op.scale = scale;
+  std::vector<char> workspace(pilot::cuda::workspace_bytes(op.P, op.C), char(0x7f));
+  return pilot::cuda::launch_patched_attention(op, workspace.data(), nullptr);
+}
+
+extern "C" int patched_attention(int dtype, void* const* pointers, const int64_t* sizes, double scale) {
+  if (dtype == 0) return run_operator<float>(pointers, sizes, scale);
+  if (dtype == 1) return run_operator<__half>(pointers, sizes, scale);
+  return run_operator<__nv_bfloat16>(pointers, sizes, scale);
+}
