@@ -46,6 +46,7 @@ def ablated_correct(
     method: str,
     means: list[torch.Tensor],
     rng: np.random.Generator,
+    impl: str = "auto",
     progress: bool = False,
 ) -> np.ndarray:
     """Exact match of every example under every intervention: (n_interventions, N) bool, in the examples' order.
@@ -62,6 +63,7 @@ def ablated_correct(
             interventions,
             read=torch.arange(bucket.inputs.shape[1]).expand(len(bucket), -1),
             measure=lambda logits, _: logits.argmax(-1),
+            impl=impl,
             progress=progress,
         )
         for i, rows in enumerate(predicted):

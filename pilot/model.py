@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pilot.attention import causal_attention
+from pilot.attention import causal_attention, patched_attention
 from pilot.errors import PilotError
 from pilot.tokens import VOCAB_SIZE
 
@@ -47,6 +47,7 @@ class Attention(nn.Module):
     patch_head_index    the head to patch, or a tuple of heads; None: no patch
     patch_head_output   what to put there: (batch or 1, seq, head_dim), or (batch or 1, seq, n_patched, head_dim)
     patch_positions     slice of positions to patch, or a tuple with a slice for each patched head; None: all
+    impl                "eager", or "fused" or "auto": compute by the operator of pilot.attention, which has no gradient
     """
 
     def __init__(self, config: ModelConfig):
@@ -58,43 +59,55 @@ class Attention(nn.Module):
         self.last_head_output: torch.Tensor | None = None
         self.patch_head_index: int | tuple[int, ...] | None = None
         self.patch_head_output: torch.Tensor | None = None
+        self.impl = "eager"
         self.patch_positions: slice | tuple[slice, ...] | None = None
 
     def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
         """x (batch, seq, d_model) -> (batch, seq, d_model), or (n_read, d_model) at the positions `read`."""
         batch, seq, _ = x.shape
         q, k, v = self.qkv(x).view(batch, seq, 3, self.n_heads, self.head_dim).unbind(2)
-        z = causal_attention(q, k, v)
-        if self.patch_head_index is not None:
-            z = self._patched(z)
+        z = self._attend(q, k, v)
         if self.record_head_output and not self.training:
             self.last_head_output = z
         z = z.view(batch, seq, -1)
         return self.out(z if read is None else z[read])
 
-    def _patched(self, z: torch.Tensor) -> torch.Tensor:
+    def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """z with the patch applied, (batch, seq, n_heads, head_dim)."""
+        if self.patch_head_index is None and self.impl == "eager":
+            return causal_attention(q, k, v)
+        source, replace = self._replacement(q)
+        row = torch.arange(len(q), device=q.device)
+        source_row = row if len(source) == len(q) else torch.zeros_like(row)
+        return patched_attention(q, k, v, source, row, source_row, replace, impl=self.impl)
+
+    def _replacement(self, q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The operator's source (batch or 1, seq, n_heads, head_dim) and replace (batch, seq, n_heads)."""
+        batch, seq, n_heads, head_dim = q.shape
+        replace = torch.zeros(batch, seq, n_heads, dtype=torch.bool, device=q.device)
+        if self.patch_head_index is None:
+            return q, replace  # a source that nothing is taken from
         heads = self.patch_head_index if isinstance(self.patch_head_index, tuple) else (self.patch_head_index,)
-        source = self.patch_head_output
-        if source is None:
+        given = self.patch_head_output
+        if given is None:
             raise PilotError("patch_head_index is set but patch_head_output is not")
-        if source.dim() == 3:
-            source = source.unsqueeze(2)
-        batch, seq, n_heads, head_dim = z.shape
-        if source.shape[0] not in (1, batch) or source.shape[1:] != (seq, len(heads), head_dim):
+        if given.dim() == 3:
+            given = given.unsqueeze(2)
+        if given.shape[0] not in (1, batch) or given.shape[1:] != (seq, len(heads), head_dim):
             raise PilotError(
                 f"patch_head_output has shape {tuple(self.patch_head_output.shape)}; heads {heads} of this run want "
                 f"({batch} or 1, {seq}, {len(heads)}, {head_dim})"
             )
-        positions = (
-            self.patch_positions if isinstance(self.patch_positions, tuple) else (self.patch_positions,) * len(heads)
-        )
-        z = z.clone()
+        one_for_each = isinstance(self.patch_positions, tuple)
+        positions = self.patch_positions if one_for_each else (self.patch_positions,) * len(heads)
+        source = q.new_zeros(len(given), seq, n_heads, head_dim)
         for i, (head, where) in enumerate(zip(heads, positions, strict=True)):
             if not 0 <= head < n_heads:
                 raise PilotError(f"head {head} does not exist: the model has heads 0 to {n_heads - 1}")
             where = slice(None) if where is None else where
-            z[:, where, head] = source[:, where, i]
-        return z
+            source[:, where, head] = given[:, where, i]
+            replace[:, where, head] = True
+        return source, replace
 
 
 class Block(nn.Module):

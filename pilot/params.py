@@ -69,6 +69,10 @@ class TrainParams(_Section):
     snapshot_epochs: list[Count]
 
 
+class SweepParams(_Section):
+    impl: Literal["auto", "fused", "eager"]
+
+
 class AblateParams(_Section):
     seed: Seed
     resamples: Annotated[int, Field(ge=100)]
@@ -93,6 +97,7 @@ class Params(_Section):
     data: DataParams
     model: ModelParams
     train: TrainParams
+    sweep: SweepParams
     ablate: AblateParams
     select: SelectParams
     patch: PatchParams

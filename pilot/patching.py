@@ -34,21 +34,20 @@ def patched(model: PilotTransformer, intervention: Intervention, source: Sequenc
 
 
 @contextmanager
-def recorded(model: PilotTransformer, enabled: bool) -> Iterator[None]:
-    """Within the block attention modules keep `last_head_output`, or do not; afterwards as before."""
-    modules = [block.attn for block in model.blocks]
-    before = [attn.record_head_output for attn in modules]
+def attention_settings(model: PilotTransformer, **settings) -> Iterator[None]:
+    """Within the block all attention modules have these attributes, such as `impl`; afterwards those of before."""
+    before = [{name: getattr(block.attn, name) for name in settings} for block in model.blocks]
     try:
-        for attn in modules:
-            attn.record_head_output = enabled
+        for block in model.blocks:
+            vars(block.attn).update(settings)
         yield
     finally:
-        for attn, value in zip(modules, before, strict=True):
-            attn.record_head_output = value
+        for block, values in zip(model.blocks, before, strict=True):
+            vars(block.attn).update(values)
 
 
 def head_outputs(model: PilotTransformer, input_ids: torch.Tensor) -> list[torch.Tensor]:
     """z of every layer of an unpatched run: n_layers tensors (batch, seq, n_heads, head_dim)."""
-    with recorded(model, True):
+    with attention_settings(model, record_head_output=True):
         model(input_ids)
     return [block.attn.last_head_output for block in model.blocks]

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from pilot.attention import which_impl
 from pilot.dataset import Example, buckets_by_length
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, Intervention
@@ -31,6 +32,7 @@ class Setting:
     examples: Sequence[Example]
     correct: np.ndarray
     metric: str
+    impl: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def run_pairs(
             interventions,
             read=torch.arange(seq).expand(len(bucket), -1),
             measure=lambda logits, _: logits.argmax(-1),
+            impl=setting.impl,
             progress=progress,
         )
         for i, rows in enumerate(predicted):
@@ -152,6 +155,7 @@ def repair_rates(
             if usable:
                 repair.setdefault(name, {})[kind] = _rates(setting, usable, target, progress)
     return {
+        "fused": int(which_impl(setting.impl, setting.model.unembed.weight.detach()) == "fused"),
         "examples": len(numbers),
         "accuracy": len(right) / len(numbers),
         "wrong_answers": len(wrong),

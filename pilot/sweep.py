@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 import torch
 from tqdm import tqdm
 
+from pilot.attention import which_impl
 from pilot.errors import PilotError
 from pilot.interventions import Intervention, check_intervention
 from pilot.model import PilotTransformer
-from pilot.patching import head_outputs, patched, recorded
+from pilot.patching import attention_settings, head_outputs, patched
 
 Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -27,6 +28,7 @@ def sweep(
     *,
     read: torch.Tensor,
     measure: Measure | None = None,
+    impl: str = "auto",
     batch_size: int = 512,
     progress: bool = False,
 ) -> torch.Tensor:
@@ -38,6 +40,7 @@ def sweep(
     interventions   tuples of HeadPatch; the empty tuple is the unpatched run
     read            (P, R) int64, the positions whose logits are wanted
     measure         (logits (rows, R, V), pair (rows,) int64) -> (rows, M); None: the logits themselves
+    impl            of pilot.attention: "fused", "eager", or "auto" for fused where it runs
 
     Returns (n_interventions, P, M), or (n_interventions, P, R, V) without a measure, on the CPU. Raises PilotError
     for a patch that the model or the sequence has no room for, and for shapes that do not fit.
@@ -53,7 +56,8 @@ def sweep(
     device = next(model.parameters()).device
     results = None
     bar = tqdm(total=len(interventions) * pairs, unit="forward", unit_scale=True, disable=None if progress else True)
-    with bar, recorded(model, False):
+    settings = {"record_head_output": False, "impl": which_impl(impl, model.unembed.weight)}
+    with bar, attention_settings(model, **settings):
         for rows in torch.arange(pairs).split(batch_size):
             source = _source(model, donor, rows, device)
             tokens, wanted = recipient[rows].to(device), read[rows].to(device)

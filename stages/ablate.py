@@ -9,6 +9,7 @@ import numpy as np
 from tabulate import tabulate
 
 from pilot.ablation import METHODS, ablated_correct, mean_head_outputs
+from pilot.attention import which_impl
 from pilot.checkpoint import load_model
 from pilot.cli import Parser, command, resolve_device
 from pilot.dataset import HALVES, buckets_by_length, read_examples
@@ -31,21 +32,28 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_device()
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
-    params = load_params(args.config).ablate
+    everything = load_params(args.config)
+    params, impl = everything.ablate, everything.sweep.impl
     model = load_model(args.checkpoint, device)
     tests = {kind: read_examples(args.data_dir / f"pilot_test_{kind}.jsonl", model.config.context) for kind in KINDS}
     val = read_examples(args.data_dir / "pilot_val.jsonl", model.config.context)
     means = mean_head_outputs(model, buckets_by_length(val))
 
     heads = single_heads(model.config)
-    results: dict = {"baseline": {}, "impact": {}, "select_half": {}, "confirm_half": {}}
+    results: dict = {
+        "fused": int(which_impl(impl, model.unembed.weight.detach()) == "fused"),
+        "baseline": {},
+        "impact": {},
+        "select_half": {},
+        "confirm_half": {},
+    }
     for method in METHODS:
         # impact of each head on each example: 1 if only the whole model is right, -1 if only the ablated one is
         impact = {}
         for kind, examples in tests.items():
             rng = np.random.default_rng(params.seed)
             buckets = buckets_by_length(examples)
-            correct = ablated_correct(model, buckets, [(), *heads], method, means, rng, progress=True)
+            correct = ablated_correct(model, buckets, [(), *heads], method, means, rng, impl, progress=True)
             impact[kind] = correct[0].astype(int) - correct[1:]
             results["baseline"][kind] = correct[0].mean()
         by_head = {head.name: {kind: impact[kind][i] for kind in KINDS} for i, (head,) in enumerate(heads)}

@@ -58,7 +58,8 @@ def _parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     device = resolve_device(args.device)
-    params = load_params(args.config).patch
+    everything = load_params(args.config)
+    params, impl = everything.patch, everything.sweep.impl
     span = parse_positions(args.positions) if args.positions else None
     named = _named_target(args)
     if named and span:
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     examples = read_examples(args.test_path, model.config.context)
     metric = args.metric or params.metric
     correct = getattr(score_model(model, buckets_by_length(examples)), metric).numpy()
-    setting = Setting(model, str(args.checkpoint), examples, correct, metric)
+    setting = Setting(model, str(args.checkpoint), examples, correct, metric, impl)
 
     if named:
         narrated, targets = [named], _with_controls(named, model.config)

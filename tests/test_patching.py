@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pilot.interventions import HeadPatch, single_heads
-from pilot.patching import head_outputs, patched, recorded
+from pilot.patching import attention_settings, head_outputs, patched
 
 
 def test_patching_a_run_with_its_own_activation_changes_nothing(small_model):
@@ -55,7 +55,10 @@ def test_patches_and_recording_are_undone_after_an_error(small_model):
     unpatched = small_model(ids)
 
     def failing_run():
-        with recorded(small_model, False), patched(small_model, (HeadPatch(0, 0),), [torch.ones(1, 8, 2, 4)]):
+        with (
+            attention_settings(small_model, record_head_output=False),
+            patched(small_model, (HeadPatch(0, 0),), [torch.ones(1, 8, 2, 4)]),
+        ):
             assert not torch.equal(small_model(ids), unpatched)
             raise ZeroDivisionError
 

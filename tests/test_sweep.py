@@ -57,6 +57,13 @@ def test_donors_may_be_head_outputs(small_model, pairs):
     torch.testing.assert_close(same, sweep(small_model, recipient, donor[:1].expand(7, -1), INTERVENTIONS, read=read))
 
 
+def test_the_fused_operator_gives_the_same(small_model, pairs):
+    recipient, donor, read = pairs
+    eager = sweep(small_model, recipient, donor, INTERVENTIONS, read=read, impl="eager")
+    fused = sweep(small_model, recipient, donor, INTERVENTIONS, read=read, impl="fused")
+    torch.testing.assert_close(fused, eager, atol=1e-5, rtol=0)
+
+
 def test_the_model_is_left_as_it_was(small_model, pairs):
     recipient, donor, read = pairs
     before = small_model(recipient)
