@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from pilot.dataset import Bucket
 from pilot.interventions import Intervention
@@ -55,7 +56,9 @@ def ablated_correct(
     """
     n_examples = sum(len(bucket) for bucket in buckets)
     correct = np.zeros((len(interventions), n_examples), dtype=bool)
-    for bucket, donor in zip(buckets, _donors(buckets, method, means, rng), strict=True):
+    donors = _donors(buckets, method, means, rng)
+    bar = tqdm(buckets, desc=f"{method} ablation", unit="length", disable=None if progress else True)
+    for bucket, donor in zip(bar, donors, strict=True):
         predicted = sweep(
             model,
             bucket.inputs,
@@ -64,7 +67,6 @@ def ablated_correct(
             read=torch.arange(bucket.inputs.shape[1]).expand(len(bucket), -1),
             measure=lambda logits, _: logits.argmax(-1),
             impl=impl,
-            progress=progress,
         )
         for i, rows in enumerate(predicted):
             correct[i, bucket.index] = score(rows, bucket.targets, bucket.answer).exact_match.numpy()

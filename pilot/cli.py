@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def command(function: Callable[[list[str] | None], None]) -> Callable[..., int]:
-    """Make `function(argv)` a program: status 0, 2 with a line for a PilotError, 130 for Ctrl-C, 1 for a closed pipe."""
+    """Make `function(argv)` a program: status 0; 2 and a line for a PilotError; 130 for Ctrl-C; 1 for a closed pipe."""
 
     @functools.wraps(function)
     def main(argv: list[str] | None = None) -> int:

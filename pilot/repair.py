@@ -12,15 +12,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from pilot.attention import which_impl
 from pilot.dataset import Example, buckets_by_length
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, Intervention
 from pilot.model import ModelConfig, PilotTransformer
 from pilot.scoring import answer_text, score
 from pilot.statistics import clustered_rate
-from pilot.sweep import sweep
+from pilot.sweep import resolve_impl, sweep
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,7 @@ def find_pairs(
     return pairs
 
 
-def run_pairs(
-    setting: Setting, pairs: Sequence[Pair], interventions: Sequence[Intervention], progress: bool = False
-) -> Outcomes:
+def run_pairs(setting: Setting, pairs: Sequence[Pair], interventions: Sequence[Intervention]) -> Outcomes:
     """Run every intervention on every pair. Raises PilotError for a patch outside a pair's sequence."""
     examples, shape = setting.examples, (len(interventions), len(pairs))
     outcomes = Outcomes(np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, "", dtype=object))
@@ -100,7 +98,6 @@ def run_pairs(
             read=torch.arange(seq).expand(len(bucket), -1),
             measure=lambda logits, _: logits.argmax(-1),
             impl=setting.impl,
-            progress=progress,
         )
         for i, rows in enumerate(predicted):
             outcomes.fixed[i, bucket.index] = getattr(score(rows, bucket.targets, bucket.answer), setting.metric)
@@ -148,14 +145,14 @@ def repair_rates(
             "answers): pass a larger --test-path, or --half all"
         )
     repair: dict[str, dict] = {}
-    for name, target in targets.items():
+    for name, target in tqdm(targets.items(), unit="target", disable=None if progress else True):
         needed = max(patch.start + 1 if patch.stop is None else patch.stop for patch in target)
         for kind in pairs:
             usable = [pair for pair in pairs[kind] if setting.examples[pair.recipient].seq_len - 1 >= needed]
             if usable:
-                repair.setdefault(name, {})[kind] = _rates(setting, usable, target, progress)
+                repair.setdefault(name, {})[kind] = _rates(setting, usable, target)
     return {
-        "fused": int(which_impl(setting.impl, setting.model.unembed.weight.detach()) == "fused"),
+        "fused": int(resolve_impl(setting.model, setting.impl) == "fused"),
         "examples": len(numbers),
         "accuracy": len(right) / len(numbers),
         "wrong_answers": len(wrong),
@@ -164,8 +161,8 @@ def repair_rates(
     }
 
 
-def _rates(setting: Setting, pairs: Sequence[Pair], target: Intervention, progress: bool) -> dict:
-    outcomes = run_pairs(setting, pairs, [target], progress)
+def _rates(setting: Setting, pairs: Sequence[Pair], target: Intervention) -> dict:
+    outcomes = run_pairs(setting, pairs, [target])
     recipient = np.array([pair.recipient for pair in pairs])
     return {
         "fixed": asdict(clustered_rate(outcomes.fixed[0], recipient)),

@@ -56,7 +56,7 @@ def sweep(
     device = next(model.parameters()).device
     results = None
     bar = tqdm(total=len(interventions) * pairs, unit="forward", unit_scale=True, disable=None if progress else True)
-    settings = {"record_head_output": False, "impl": which_impl(impl, model.unembed.weight)}
+    settings = {"record_head_output": False, "impl": resolve_impl(model, impl)}
     with bar, attention_settings(model, **settings):
         for rows in torch.arange(pairs).split(batch_size):
             source = _source(model, donor, rows, device)
@@ -71,6 +71,14 @@ def sweep(
                 results[i, rows] = value.cpu()
                 bar.update(len(rows))
     return results
+
+
+def resolve_impl(model: PilotTransformer, impl: str) -> str:
+    """The implementation, "fused" or "eager", that a sweep of `model` with this `impl` takes.
+
+    Raises PilotError if `impl` is "fused" and the operator cannot run.
+    """
+    return which_impl(impl, model.unembed.weight.detach())
 
 
 def _source(model, donor, rows: torch.Tensor, device: torch.device) -> list[torch.Tensor]:

@@ -9,7 +9,6 @@ import numpy as np
 from tabulate import tabulate
 
 from pilot.ablation import METHODS, ablated_correct, mean_head_outputs
-from pilot.attention import which_impl
 from pilot.checkpoint import load_model
 from pilot.cli import Parser, command, resolve_device
 from pilot.dataset import HALVES, buckets_by_length, read_examples
@@ -18,6 +17,7 @@ from pilot.files import write_json
 from pilot.interventions import single_heads
 from pilot.params import AblateParams, load_params
 from pilot.statistics import Estimate, bootstrap_difference, bootstrap_mean
+from pilot.sweep import resolve_impl
 
 
 @command
@@ -33,15 +33,16 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
     everything = load_params(args.config)
-    params, impl = everything.ablate, everything.sweep.impl
+    params = everything.ablate
     model = load_model(args.checkpoint, device)
+    impl = resolve_impl(model, everything.sweep.impl)
     tests = {kind: read_examples(args.data_dir / f"pilot_test_{kind}.jsonl", model.config.context) for kind in KINDS}
     val = read_examples(args.data_dir / "pilot_val.jsonl", model.config.context)
     means = mean_head_outputs(model, buckets_by_length(val))
 
     heads = single_heads(model.config)
     results: dict = {
-        "fused": int(which_impl(impl, model.unembed.weight.detach()) == "fused"),
+        "fused": int(impl == "fused"),
         "baseline": {},
         "impact": {},
         "select_half": {},
