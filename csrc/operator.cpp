@@ -40,7 +40,7 @@ pybind11::dict build_facts() {
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  pilot::cpu::capability();  // a PILOT_CPU_CAPABILITY that this CPU does not have is an ImportError, not a later surprise
+  pilot::cpu::capability();  // so that a PILOT_CPU_CAPABILITY that this CPU does not have is an ImportError
   m.doc() = "Facts about this build of the operators in torch.ops.pilot, and hooks for their tests.";
   m.def("build_facts", &build_facts);
   m.def("use_capability", &pilot::cpu::use_capability, "Use this instruction set from now on, not the best one.");
