@@ -16,6 +16,9 @@ TORCH_LIBRARY(pilot, m) {
       "Tensor replace, *, float? scale=None, Tensor(a!) out) -> ()");
 }
 
+#define PILOT_TEXT_OF(...) #__VA_ARGS__
+#define PILOT_TEXT(...) PILOT_TEXT_OF(__VA_ARGS__)
+
 namespace {
 
 pybind11::dict build_facts() {
@@ -31,6 +34,11 @@ pybind11::dict build_facts() {
   facts["openmp"] = true;
 #else
   facts["openmp"] = false;
+#endif
+#ifdef PILOT_CUDA_ARCHITECTURES
+  facts["cuda_architectures"] = PILOT_TEXT(PILOT_CUDA_ARCHITECTURES);
+#else
+  facts["cuda_architectures"] = "none";
 #endif
   facts["instruction_set"] = pilot::cpu::capability();
   facts["instruction_sets"] = pilot::cpu::capabilities();

@@ -178,7 +178,7 @@ def test_command_prints_the_build_facts():
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    for fact in ("compiler", "openmp", "instruction_set", "threads", "torch", "library"):
+    for fact in ("compiler", "openmp", "cuda_architectures", "instruction_set", "threads", "torch", "library"):
         assert re.search(rf"^ *{fact}  \S", result.stdout, re.MULTILINE)
 
 

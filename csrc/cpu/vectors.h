@@ -38,7 +38,7 @@ struct VectorOf<T, 1> {
 };
 
 // What float and double differ in for exp2: adding `magic` (1.5 * 2^mantissa bits) rounds to a whole number, which is
-// then in the low bits. The polynomial is 2^f on [-1/2, 1/2], to a relative error of 2.6e-9 and 1.8e-17, exact at f = 0.
+// then in the low bits. The polynomial is 2^f on [-1/2, 1/2], to a relative error of 2.6e-9, 1.8e-17; exact at f = 0.
 template <typename T>
 struct Format;
 template <>
