@@ -16,6 +16,9 @@ TORCH_LIBRARY(pilot, m) {
       "Tensor replace, *, float? scale=None, Tensor(a!) out) -> ()");
 }
 
+#define PILOT_TEXT_OF(...) #__VA_ARGS__
+#define PILOT_TEXT(...) PILOT_TEXT_OF(__VA_ARGS__)
+
 namespace {
 
 pybind11::dict build_facts() {
@@ -32,6 +35,11 @@ pybind11::dict build_facts() {
 #else
   facts["openmp"] = false;
 #endif
+#ifdef PILOT_CUDA_ARCHITECTURES
+  facts["cuda_architectures"] = PILOT_TEXT(PILOT_CUDA_ARCHITECTURES);
+#else
+  facts["cuda_architectures"] = "none";
+#endif
   facts["instruction_set"] = pilot::cpu::capability();
   facts["instruction_sets"] = pilot::cpu::capabilities();
   return facts;
@@ -40,7 +48,7 @@ pybind11::dict build_facts() {
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
-  pilot::cpu::capability();  // a PILOT_CPU_CAPABILITY that this CPU does not have is an ImportError, not a later surprise
+  pilot::cpu::capability();  // so that a PILOT_CPU_CAPABILITY that this CPU does not have is an ImportError
   m.doc() = "Facts about this build of the operators in torch.ops.pilot, and hooks for their tests.";
   m.def("build_facts", &build_facts);
   m.def("use_capability", &pilot::cpu::use_capability, "Use this instruction set from now on, not the best one.");

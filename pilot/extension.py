@@ -106,6 +106,8 @@ def _build(sources: list[Path], flags: dict[str, list[str]], folder: Path) -> No
     print(f"pilot: compiling the operators, once, into {folder} ...", file=sys.stderr, flush=True)
     from torch.utils import cpp_extension
 
+    if _with_cuda():
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", _cuda_architectures())
     try:
         cpp_extension.load(
             NAME, [str(s) for s in sources if s.suffix in (".cpp", ".cu")], build_directory=str(folder), **flags
@@ -175,15 +177,24 @@ def _sources() -> list[Path]:
 
 def _flags() -> dict[str, list[str]]:
     """No -march=native (the cache may be shared between machines) and no -std (PyTorch knows which it needs)."""
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # not tested
         return {"extra_cflags": ["/O2", "/openmp"]}
     # -ffp-contract: a * b + c may be one instruction wherever the target has it; clang has to be asked.
     flags = ["-O3", "-ffp-contract=fast", "-fvisibility=hidden"]
     # at::parallel_for is serial unless the code that calls it is compiled with OpenMP. Apple's clang has none.
     openmp = ["-fopenmp"] if sys.platform == "linux" else []
     cuda = {"extra_cuda_cflags": ["-O3", "-lineinfo"]} if _with_cuda() else {}
-    with_cuda = ["-DPILOT_WITH_CUDA"] if _with_cuda() else []
-    return {"extra_cflags": flags + openmp + with_cuda, "extra_ldflags": list(openmp), **cuda}
+    if _with_cuda():
+        flags.append(f"-DPILOT_CUDA_ARCHITECTURES={_cuda_architectures().replace(';', ',')}")  # one of the build facts
+    return {"extra_cflags": flags + openmp, "extra_ldflags": list(openmp), **cuda}
+
+
+def _cuda_architectures() -> str:
+    """Those asked for, else those of the devices here, else the two that are tested; in TORCH_CUDA_ARCH_LIST's form."""
+    if chosen := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return ";".join(chosen.replace(";", " ").split())
+    devices = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
+    return ";".join(f"{major}.{minor}" for major, minor in devices) or "8.0;9.0"
 
 
 def _cache_root() -> Path:
@@ -200,7 +211,7 @@ def _cache_root() -> Path:
 
 def _key(sources: list[Path], flags: dict[str, list[str]]) -> str:
     facts = [torch.__version__, torch.version.cuda, sys.implementation.cache_tag, sysconfig.get_platform(), flags]
-    facts += [os.environ.get("CXX"), os.environ.get("TORCH_CUDA_ARCH_LIST")]
+    facts.append(os.environ.get("CXX"))
     digest = hashlib.sha256(repr(facts).encode())
     root = _source_root()
     for path in sources:

@@ -91,7 +91,7 @@ def eager(a: dict[str, torch.Tensor], dtype: torch.dtype, scale: float | None = 
 
 
 def check(z: torch.Tensor, a: dict[str, torch.Tensor], scale: float | None = None) -> None:
-    """z is at most twice as far from the float64 result as eager in its own type, and the donor's bits where replaced."""
+    """z is at most twice as far from the float64 result as eager in its type, and the donor's bits where replaced."""
     exact = eager(a, torch.float64, scale)
     assert not z.isnan().any(), "NaN from outside the tensors, or from memory never written"
     error = (z.double() - exact).abs().max().item()

@@ -58,3 +58,25 @@ def test_the_launchers_need_no_pytorch():
     for path in SOURCES[0].parent.iterdir():
         if path.name != "binding.cpp":
             assert not re.search(r"#include <(torch|ATen|c10)/", path.read_text()), path.name
+
+
+def test_the_binding_parses(tmp_path):
+    """Against this PyTorch's headers, CUDA's own and the shared checks. To link it takes a PyTorch with CUDA."""
+    nvcc, compiler = shutil.which("nvcc"), shutil.which("g++")
+    if nvcc is None or compiler is None:
+        pytest.skip("no nvcc or no g++ on PATH: install the CUDA toolkit and g++")
+    binding = SOURCES[0].parent / "binding.cpp"
+    if not (binding.parent.parent / "checks.h").exists():
+        pytest.skip("csrc/checks.h is not here yet")
+    dry_run = subprocess.run([nvcc, "--dryrun", "-c", str(SOURCES[0])], capture_output=True, text=True).stderr
+    cuda_include = re.search(r'"-I([^"]*include)"', dry_run).group(1)
+    # PyTorch without CUDA has these headers but for one, which says how it was built.
+    stub = tmp_path / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h"
+    stub.parent.mkdir(parents=True)
+    stub.touch()
+    from torch.utils import cpp_extension
+
+    includes = [f"-isystem{folder}" for folder in (*cpp_extension.include_paths(), cuda_include, tmp_path)]
+    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *includes, str(binding)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

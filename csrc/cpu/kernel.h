@@ -1,5 +1,5 @@
-// What the host function and the instruction-set units agree on. No ATen: its inline code, compiled for one CPU, could be
-// what the linker keeps for all.
+// What the host function and the instruction-set units agree on. No ATen: its inline code, compiled for one CPU, could
+// be what the linker keeps for all.
 //
 // The same kernel (kernel_template.h) is compiled once for each instruction set, each time in a namespace of its own:
 //   generic   the compiler's default: SSE2 on x86-64, NEON on arm, plain scalars under MSVC

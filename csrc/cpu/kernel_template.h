@@ -9,7 +9,7 @@
 //   hand out  each child's row is o[i] / sum[i], or the source row that replaces it
 //
 // Keys come in blocks, and later blocks rescale what the earlier ones left (online softmax), so scratch stays in the
-// L1 cache however long the sequence is. A key that comes after a query is never multiplied into its row, not even by 0.
+// L1 cache however long the sequence is. A key after a query is never multiplied into its row, not even by 0.
 #pragma once
 
 #include <cmath>
@@ -254,7 +254,7 @@ class Head {
   }
 };
 
-// `Narrow` vectors take the last queries where they hold all of them: at 22 positions, 16 + 8 lanes rather than 16 + 16.
+// `Narrow` vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes, not 16 + 16.
 template <typename Wide, typename Narrow, typename T>
 void attend_heads(const PatchedAttention<T>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
   for (int64_t item = first; item < last; ++item) {

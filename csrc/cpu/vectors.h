@@ -38,7 +38,7 @@ struct VectorOf<T, 1> {
 };
 
 // What float and double differ in for exp2: adding `magic` (1.5 * 2^mantissa bits) rounds to a whole number, which is
-// then in the low bits. The polynomial is 2^f on [-1/2, 1/2], of least relative error (2.6e-9, 1.8e-17), exact at f = 0.
+// then in the low bits. The polynomial is 2^f on [-1/2, 1/2], to a relative error of 2.6e-9, 1.8e-17; exact at f = 0.
 template <typename T>
 struct Format;
 template <>
@@ -94,7 +94,8 @@ struct Simd {
   // NaN in x is passed over: it comes out of exp2 later.
   static PILOT_INLINE V max(V x, V m) { return x > m ? x : m; }
 
-  // 2^x for x <= 0, to within 1.3 units in the last place (1.1 with FMA); exactly 1 at 0; 0 where 2^x is not a normal number; NaN at NaN.
+  // 2^x for x <= 0, to within 1.3 units in the last place (1.1 with FMA); exactly 1 at 0; 0 where 2^x is not a normal
+  // number; NaN at NaN.
   static PILOT_INLINE V exp2(V x) {
     using F = Format<T>;
     constexpr int degree = sizeof F::polynomial / sizeof(T);

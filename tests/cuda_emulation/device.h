@@ -1,7 +1,8 @@
 // csrc/cuda/device.cuh for a CPU: the kernels' logic can be tested where there is no GPU. Included before it, under its guard.
 //
-// A block's threads are fibers that run one at a time, in a shuffled order, until each reaches a barrier. So a missing barrier, a
-// barrier that some threads skip, a copy that is not waited for, and shared memory that is read before it is written all show.
+// A block's threads are fibers that run one at a time until each reaches a barrier; warp by warp, as far as a warp gets alone, in a
+// shuffled order. So a missing barrier, a barrier that some threads skip, a copy that is not waited for, and shared memory that is
+// read before it is written show in the result.
 // It says nothing of speed, of memory ordering between blocks, or of the compiler for the GPU.
 #ifndef PILOT_CUDA_DEVICE_CUH
 #define PILOT_CUDA_DEVICE_CUH

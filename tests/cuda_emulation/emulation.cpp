@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -100,19 +101,29 @@ void run_block(int threads) {
     fiber.context.uc_stack.ss_size = kStack;
     makecontext(&fiber.context, start, 0);
   }
-  std::vector<int> order(threads);
-  for (int t = 0; t < threads; ++t) order[t] = t;
-  std::shuffle(order.begin(), order.end(), shuffle);
-  for (int left = threads; left > 0;) {
+  std::vector<int> warp_order(threads / 32), lane_order(32);
+  std::iota(warp_order.begin(), warp_order.end(), 0);
+  std::iota(lane_order.begin(), lane_order.end(), 0);
+  int left = threads;
+  const auto advance = [&](int t) {
+    Fiber& fiber = fibers[t];
+    if (fiber.finished || (fiber.waiting_for && fiber.waiting_for->generation == fiber.generation)) return false;
+    fiber.waiting_for = nullptr;
+    thread.x = t;
+    resume(fiber);
+    left -= fiber.finished;
+    return true;
+  };
+  while (left > 0) {
     bool progress = false;
-    for (const int t : order) {
-      Fiber& fiber = fibers[t];
-      if (fiber.finished || (fiber.waiting_for && fiber.waiting_for->generation == fiber.generation)) continue;
-      fiber.waiting_for = nullptr;
-      thread.x = t;
-      progress = true;
-      resume(fiber);
-      left -= fiber.finished;
+    std::shuffle(warp_order.begin(), warp_order.end(), shuffle);
+    for (const int warp : warp_order) {
+      // As far as this warp gets alone: where a barrier of the block is missing, it meets what the others have not done yet.
+      for (bool moved = true; moved; progress |= moved) {
+        moved = false;
+        std::shuffle(lane_order.begin(), lane_order.end(), shuffle);
+        for (const int lane : lane_order) moved |= advance(32 * warp + lane);
+      }
     }
     if (!progress) fail("some threads wait at a barrier that others never reach");
   }
