@@ -11,7 +11,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from pilot.ablation import METHODS
 from pilot.interventions import parse_heads
 
 # Okabe & Ito's colours, told apart by colour-blind readers too.
@@ -37,9 +36,9 @@ def training_figure(log: Mapping[str, Sequence[float]]) -> Figure:
 def ablation_figure(impact: Mapping[str, Mapping[str, Mapping]]) -> Figure:
     """Layer × head heatmaps of impact: a row for each ablation, columns flat, parenthesised and their difference."""
     columns = {"flat": "flat", "paren": "parenthesised", "paren_minus_flat": "parenthesised - flat"}
-    figure, axes = plt.subplots(len(METHODS), 3, figsize=(8.5, 8), layout="constrained")
-    for row, method in zip(axes, METHODS, strict=True):
-        grids = [head_grid({name: by[column]["value"] for name, by in impact[method].items()}) for column in columns]
+    figure, axes = plt.subplots(len(impact), 3, figsize=(8.5, 8), layout="constrained")
+    for row, (method, heads) in zip(axes, impact.items(), strict=True):
+        grids = [head_grid({name: by[column]["value"] for name, by in heads.items()}) for column in columns]
         limit = max(0.01, *(np.abs(grid).max() for grid in grids))
         for axis, grid, title in zip(row, grids, columns.values(), strict=True):
             image = _heatmap(axis, 100 * grid, f"{method}: {title}", "RdBu_r", -100 * limit, 100 * limit)

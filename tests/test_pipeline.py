@@ -27,6 +27,11 @@ def test_a_stage_depends_on_the_code_that_it_runs(stage):
     assert {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")} == code
 
 
+def test_stages_that_run_the_operator_depend_on_its_sources():
+    for stage in STAGES.values():
+        assert ("csrc" in stage["deps"]) == ("pilot/sweep.py" in stage["deps"])
+
+
 def test_every_stage_says_what_it_does():
     assert list(STAGES) == ["generate", "train", "ablate", "select", "patch", "report"]
     assert all(stage["desc"] for stage in STAGES.values())
