@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from project import write_params
 
 from pilot.model import ModelConfig, PilotTransformer
 from stages import generate, train
-from tests.project import write_params
 
 torch.set_num_threads(1)
 

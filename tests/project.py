@@ -75,6 +75,6 @@ def _runtime_nodes(node: ast.AST):
         yield from _runtime_nodes(child)
 
 
-if __name__ == "__main__":  # the code deps of a stage, ready for dvc.yaml: python -m tests.project stages/train.py
+if __name__ == "__main__":  # the code deps of a stage, ready for dvc.yaml: python tests/project.py stages/train.py
     for dependency in sorted(imported_files(ROOT / sys.argv[1])):
         print(f"      - {dependency.relative_to(ROOT).as_posix()}")

@@ -1,8 +1,8 @@
 import pytest
+from project import ROOT
 
 from pilot.errors import PilotError
 from pilot.params import load_params
-from tests.project import ROOT
 
 TEXT = (ROOT / "params.yaml").read_text()
 

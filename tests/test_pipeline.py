@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from project import ROOT, imported_files, write_params
 from ruamel.yaml import YAML
-
-from tests.project import ROOT, imported_files, write_params
 
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = PIPELINE["stages"]

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+from project import ROOT
 
 from pilot.figures import ablation_figure, head_grid, repair_by_head_figure, repair_figure, training_figure
 from pilot.params import load_params
 from pilot.report import html_page, png
-from tests.project import ROOT
 
 
 def rate(value: float) -> dict:

@@ -1,10 +1,10 @@
 import pytest
+from project import write_params
 
 from pilot.errors import PilotError
 from pilot.expressions import evaluate, kind_of
 from pilot.params import load_params
 from pilot.sampling import _spread, draw_splits
-from tests.project import write_params
 
 
 def params(tmp_path, **data):

@@ -8,13 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from project import write_params
 
 from pilot.checkpoint import load_model, save_model
 from pilot.dataset import buckets_by_length, read_examples, write_examples
 from pilot.model import PilotTransformer
 from pilot.scoring import score_model
 from stages import ablate, generate, patch, report, select_heads, train
-from tests.project import write_params
 
 
 @pytest.fixture
