@@ -187,10 +187,10 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     const auto load = [&](int64_t first_key) {
       const int keys = static_cast<int>(min(static_cast<int64_t>(kKeys), end - first_key));
       T* const tile = stage(first_key);
-      load_tile<Shape::kHeadDim>(tile, kKeys, kStride, k + first_key * op.k_strides.pos, op.k_strides.pos, keys, D, blocks.load_aligned,
-                                 Shape::kThreads);
-      load_tile<Shape::kHeadDim>(tile + kKeys * kStride, kKeys, kStride, v + first_key * op.v_strides.pos, op.v_strides.pos, keys, D, blocks.load_aligned,
-                                 Shape::kThreads);
+      load_tile<Shape::kHeadDim>(tile, kKeys, kStride, k + first_key * op.k_strides.pos, op.k_strides.pos, keys, D,
+                                 blocks.load_aligned, Shape::kThreads);
+      load_tile<Shape::kHeadDim>(tile + kKeys * kStride, kKeys, kStride, v + first_key * op.v_strides.pos, op.v_strides.pos, keys, D,
+                                 blocks.load_aligned, Shape::kThreads);
     };
     load_tile<Shape::kHeadDim>(q_tile, kRows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned,
                                Shape::kThreads);

@@ -18,8 +18,7 @@ struct Problem {
 };
 
 __device__ void clear_counts(const Problem& x) {
-  for (int64_t p = threadIdx.x; p < x.P; p += blockDim.x) x.plan.count[p] = 0;
-  if (threadIdx.x == 0) *x.plan.handed_out = 0;
+  for (int64_t p = threadIdx.x; p <= x.P; p += blockDim.x) x.plan.count[p] = 0;  // and handed_out
 }
 
 // Siblings in one warp add to their count together: a parent with very many children is not a queue of single additions.
@@ -101,8 +100,7 @@ cudaError_t launch_plan(const Plan& plan, const int64_t* parent, const int64_t* 
   if (P + C <= kSmall) return launch(small_plan_kernel, 1, kThreads, 0, stream, x);
 
   const int64_t parent_blocks = (P + kThreads - 1) / kThreads, child_blocks = (C + kThreads - 1) / kThreads;
-  if (const cudaError_t error = cudaMemsetAsync(plan.count, 0, P * sizeof(int), stream)) return error;
-  if (const cudaError_t error = cudaMemsetAsync(plan.handed_out, 0, sizeof(int), stream)) return error;
+  if (const cudaError_t error = cudaMemsetAsync(plan.count, 0, (P + 1) * sizeof(int), stream)) return error;  // and handed_out
   if (const cudaError_t error = launch(count_children_kernel, child_blocks, kThreads, 0, stream, x)) return error;
   if (const cudaError_t error = launch(hand_out_ranges_kernel, parent_blocks, kThreads, 0, stream, x)) return error;
   return launch(fill_order_kernel, child_blocks, kThreads, 0, stream, x);

@@ -13,11 +13,11 @@ namespace pilot::cuda {
 // because each child's row is written once, from values that do not depend on its place; so the output is the same bits every time.
 struct Plan {
   int *begin, *count;  // (P,)
+  int* handed_out;     // (1,)  right behind count: how much of `order` belongs to some parent already
   int *order, *rank;   // (C,)  rank: a child's place among its siblings, used while planning
-  int* handed_out;     // (1,)  how much of `order` belongs to some parent already
 
   Plan(void* workspace, int64_t P, int64_t C)
-      : begin(static_cast<int*>(workspace)), count(begin + P), order(count + P), rank(order + C), handed_out(rank + C) {}
+      : begin(static_cast<int*>(workspace)), count(begin + P), handed_out(count + P), order(handed_out + 1), rank(order + C) {}
 
   static size_t bytes(int64_t P, int64_t C) { return (2 * P + 2 * C + 1) * sizeof(int); }
 };
