@@ -33,7 +33,7 @@ template <typename T>
 using Kernel = void (*)(const PatchedAttention<T>&, const Children&, int64_t first, int64_t last, void* scratch);
 
 // A thread's scratch, 64-byte aligned, enough for every kernel.
-constexpr size_t kScratchBytes = 640 * 1024;
+constexpr size_t kScratchBytes = 320 * 1024;
 
 #define PILOT_DECLARE_UNIT(isa)                                                                                     \
   namespace isa {                                                                                                   \

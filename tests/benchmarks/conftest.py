@@ -68,5 +68,7 @@ def pytest_terminal_summary(terminalreporter, config):
             f"{info['fraction_of_gemm_rate']:5.0%} {info['fraction_of_copy_bandwidth']:5.0%}"
         )
     write(
-        f"{info['threads']} threads, {info['instruction_set']}; GEMM, copy: the fused operator's share of those rates"
+        f"{info['threads']} threads, {info['instruction_set']}. GEMM, copy: fused, as a share of what this run "
+        f"measured, {info['gemm_rate'] / 1e9:.0f} GFLOP/s and {info['copy_bandwidth'] / 1e9:.0f} GB/s."
     )
+    write("Other work on these cores makes every thread barrier wait for milliseconds: then the ratios count barriers.")
