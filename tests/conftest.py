@@ -1,4 +1,4 @@
-"""Fixtures. Tiny models are fastest on one thread; tests that are about threads set their own number."""
+"""Fixtures, and the number of threads: tiny models are fastest on one, benchmarks use them all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from project import write_params
 from pilot.model import ModelConfig, PilotTransformer
 from stages import generate, train
 
-torch.set_num_threads(1)
+ALL_THREADS = torch.get_num_threads()
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which train a model
+def pytest_runtest_setup(item):
+    torch.set_num_threads(ALL_THREADS if "benchmarks" in item.path.parts else 1)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,15 @@ def test_the_page_says_what_was_measured():
     }  # fmt: skip
     figures = dict.fromkeys(("training", "ablation", "repair", "repair_by_head"), b"picture")
     page = html_page(results, figures, {"top_k": "the <2> heads"}, load_params(ROOT / "params.yaml"))
-    for text in ("91.00%", "99.90%", "10.0% [5.0%, 20.0%]", "+30.0 [+15.0, +60.0]", "selected, below the threshold", "the fused operator", "there is no evidence"):
+    for text in (
+        "91.00%",
+        "99.90%",
+        "10.0% [5.0%, 20.0%]",
+        "+30.0 [+15.0, +60.0]",
+        "selected, below the threshold",
+        "the fused operator",
+        "there is no evidence",
+    ):
         assert text in page
     assert "the &lt;2&gt; heads" in page
     assert "data:image/png;base64,cGljdHVyZQ==" in page
