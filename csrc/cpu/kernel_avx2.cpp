@@ -17,7 +17,7 @@
 #endif
 
 #define PILOT_ISA avx2
-#include "kernel_template.h"
+#include "unit.h"
 
 namespace pilot::avx2 {
 

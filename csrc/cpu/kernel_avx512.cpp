@@ -17,7 +17,7 @@
 #endif
 
 #define PILOT_ISA avx512
-#include "kernel_template.h"
+#include "unit.h"
 
 namespace pilot::avx512 {
 

@@ -3,7 +3,7 @@
 #include "kernel.h"
 
 #define PILOT_ISA generic
-#include "kernel_template.h"
+#include "unit.h"
 
 namespace pilot::generic {
 namespace {

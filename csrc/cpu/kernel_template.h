@@ -254,33 +254,5 @@ class Head {
   }
 };
 
-// `Narrow` vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes, not 16 + 16.
-template <typename Wide, typename Narrow, typename T>
-void attend_heads(const PatchedAttention<T>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  for (int64_t item = first; item < last; ++item) {
-    Head<Wide> wide(op, children, item / op.H, item % op.H, scratch);
-    Head<Narrow> narrow(op, children, item / op.H, item % op.H, scratch);
-    for (int64_t i = 0; i < op.Tq; i += Wide::N) {
-      const int64_t n = op.Tq - i < Wide::N ? op.Tq - i : Wide::N;
-      if (n <= Narrow::N) {
-        narrow.run(i, n);
-      } else {
-        wide.run(i, n);
-      }
-    }
-  }
-}
-
-template <typename S, typename T>
-void exp2_each(const T* x, T* y, int64_t n) {
-  int64_t i = 0;
-  for (; i + S::N <= n; i += S::N) S::store(y + i, S::exp2(S::load(x + i)));
-  for (; i < n; ++i) {
-    T last[S::N];
-    S::store(last, S::exp2(S::load(x + i, 1)));
-    y[i] = last[0];
-  }
-}
-
 }  // namespace
 }  // namespace pilot::PILOT_ISA

@@ -18,9 +18,11 @@
 #else
 #define PILOT_UNROLL PILOT_PRAGMA(GCC unroll 32)
 #endif
+#define PILOT_PREFETCH(address) __builtin_prefetch(address, 0, 2)
 #else
 #define PILOT_INLINE inline
 #define PILOT_UNROLL
+#define PILOT_PREFETCH(address)
 #endif
 
 namespace pilot::PILOT_ISA {

@@ -1,0 +1,62 @@
+// What an instruction-set unit instantiates: the walk over all heads, and exp2 for the tests. Included like
+// kernel_template.h, which it brings along.
+#pragma once
+
+#include "kernel_template.h"
+
+namespace pilot::PILOT_ISA {
+namespace {
+
+// Asks for one head's rows of q, k or v, to be in the second-level cache when their turn comes. Always inline: GCC
+// takes a function that only prefetches for one without effect, and leaves out the call.
+template <typename T>
+PILOT_INLINE void prefetch(const T* row, int64_t stride, int64_t positions, int64_t D) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = 0; i < positions; ++i, row += stride) {
+    for (int64_t d = 0; d < D; d += kLine) PILOT_PREFETCH(row + d);
+  }
+}
+
+// The same head of the next parent. A head's rows are short pieces far apart, which the hardware does not see coming;
+// one parent ahead is long enough for memory to answer. Long sequences do work enough on each row to hide the wait.
+template <typename T>
+PILOT_INLINE void prefetch_next_parent(const PatchedAttention<T>& op, int64_t item, int64_t last) {
+  constexpr int64_t kShort = 64;
+  if (op.Tk > kShort || item + op.H >= last) return;
+  const int64_t parent = item / op.H + 1, head = item % op.H, kv_head = head / (op.H / op.H_kv);
+  prefetch(op.q + parent * op.q_strides.row + head * op.q_strides.head, op.q_strides.pos, op.Tq, op.D);
+  prefetch(op.k + parent * op.k_strides.row + kv_head * op.k_strides.head, op.k_strides.pos, op.Tk, op.D);
+  prefetch(op.v + parent * op.v_strides.row + kv_head * op.v_strides.head, op.v_strides.pos, op.Tk, op.D);
+}
+
+// `Narrow` vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes, not 16 + 16.
+template <typename Wide, typename Narrow, typename T>
+void attend_heads(const PatchedAttention<T>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
+  for (int64_t item = first; item < last; ++item) {
+    prefetch_next_parent(op, item, last);
+    Head<Wide> wide(op, children, item / op.H, item % op.H, scratch);
+    Head<Narrow> narrow(op, children, item / op.H, item % op.H, scratch);
+    for (int64_t i = 0; i < op.Tq; i += Wide::N) {
+      const int64_t n = op.Tq - i < Wide::N ? op.Tq - i : Wide::N;
+      if (n <= Narrow::N) {
+        narrow.run(i, n);
+      } else {
+        wide.run(i, n);
+      }
+    }
+  }
+}
+
+template <typename S, typename T>
+void exp2_each(const T* x, T* y, int64_t n) {
+  int64_t i = 0;
+  for (; i + S::N <= n; i += S::N) S::store(y + i, S::exp2(S::load(x + i)));
+  for (; i < n; ++i) {
+    T last[S::N];
+    S::store(last, S::exp2(S::load(x + i, 1)));
+    y[i] = last[0];
+  }
+}
+
+}  // namespace
+}  // namespace pilot::PILOT_ISA
