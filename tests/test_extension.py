@@ -23,14 +23,15 @@ PyMODINIT_FUNC PyInit_pilot_operators() { return PyModule_Create(&module); }
 """
 
 
-def run(code: str, *, timeout: int = 120, **environment: str) -> subprocess.CompletedProcess:
+def run(code: str, *, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
     """Python code in a fresh process, with nothing loaded or found out yet."""
     return subprocess.run(
         [sys.executable, "-W", "always", "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
-        timeout=timeout,
+        cwd=cwd,
+        timeout=120,
     )
 
 
@@ -204,3 +205,19 @@ def test_capability_from_the_environment(name):
         assert result.stdout == f"{name}\n"
     else:
         assert f"this CPU has no instruction set '{name}' (PILOT_CPU_CAPABILITY): it has generic" in result.stdout
+
+
+def test_the_wheel_brings_the_sources(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    # From a copy: setuptools writes its build folders beside the sources.
+    copy = tmp_path / "project"
+    for name in ("pilot", "stages", "csrc", "pyproject.toml", "README.md"):
+        path = ROOT / name
+        shutil.copytree(path, copy / name) if path.is_dir() else shutil.copy(path, copy / name)
+    subprocess.run([*command, str(tmp_path), str(copy)], check=True, stdin=subprocess.DEVNULL)
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "installed", format="zip")
+    key = "from pilot import extension as e; print(e._source_root(), e._key(e._sources(), e._flags()))"
+    root, installed = run(key, cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")).stdout.split()
+    assert Path(root) == tmp_path / "installed" / "pilot" / "csrc"
+    assert installed == run(key).stdout.split()[1], "the same sources, so the same library"
