@@ -105,7 +105,7 @@ def test_a_build_killed_half_way(sources, cache):
     (folder / "lock").touch()
     (folder / "pilot_operators.so").write_bytes(b"\x7fELF")
     (folder / "operator.o").unlink()
-    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), timeout=60)
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
     assert result.stdout.startswith("loaded"), result.stdout + result.stderr
 
 

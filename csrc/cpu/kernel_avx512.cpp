@@ -17,22 +17,9 @@
 #endif
 
 #define PILOT_ISA avx512
+#define PILOT_WIDE 64
+#define PILOT_NARROW 32
 #include "unit.h"
-
-namespace pilot::avx512 {
-
-void attend(const PatchedAttention<float>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Simd<float, 16>, Simd<float, 8>>(op, children, first, last, scratch);
-}
-
-void attend(const PatchedAttention<double>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads<Simd<double, 8>, Simd<double, 4>>(op, children, first, last, scratch);
-}
-
-void exp2(const float* x, float* y, int64_t n) { exp2_each<Simd<float, 16>>(x, y, n); }
-void exp2(const double* x, double* y, int64_t n) { exp2_each<Simd<double, 8>>(x, y, n); }
-
-}  // namespace pilot::avx512
 
 #if defined(__clang__)
 #pragma clang attribute pop

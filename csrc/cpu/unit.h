@@ -1,5 +1,6 @@
-// What an instruction-set unit instantiates: the walk over all heads, and exp2 for the tests. Included like
-// kernel_template.h, which it brings along.
+// All of an instruction-set unit but its target: the walk over all heads, exp2 for the tests, and the functions that
+// kernel.h declares. The unit defines PILOT_ISA, and the bytes of its vectors as PILOT_WIDE and PILOT_NARROW; `Narrow`
+// vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes, not 16 + 16.
 #pragma once
 
 #include "kernel_template.h"
@@ -29,9 +30,13 @@ PILOT_INLINE void prefetch_next_parent(const PatchedAttention<T>& op, int64_t it
   prefetch(op.v + parent * op.v_strides.row + kv_head * op.v_strides.head, op.v_strides.pos, op.Tk, op.D);
 }
 
-// `Narrow` vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes, not 16 + 16.
-template <typename Wide, typename Narrow, typename T>
+template <typename T, int kBytes>
+using Vector = Simd<T, (kBytes > int(sizeof(T)) ? kBytes / int(sizeof(T)) : 1)>;
+
+template <typename T>
 void attend_heads(const PatchedAttention<T>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
+  using Wide = Vector<T, PILOT_WIDE>;
+  using Narrow = Vector<T, PILOT_NARROW>;
   for (int64_t item = first; item < last; ++item) {
     prefetch_next_parent(op, item, last);
     Head<Wide> wide(op, children, item / op.H, item % op.H, scratch);
@@ -47,8 +52,9 @@ void attend_heads(const PatchedAttention<T>& op, const Children& children, int64
   }
 }
 
-template <typename S, typename T>
+template <typename T>
 void exp2_each(const T* x, T* y, int64_t n) {
+  using S = Vector<T, PILOT_WIDE>;
   int64_t i = 0;
   for (; i + S::N <= n; i += S::N) S::store(y + i, S::exp2(S::load(x + i)));
   for (; i < n; ++i) {
@@ -59,4 +65,16 @@ void exp2_each(const T* x, T* y, int64_t n) {
 }
 
 }  // namespace
+
+void attend(const PatchedAttention<float>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
+  attend_heads(op, children, first, last, scratch);
+}
+
+void attend(const PatchedAttention<double>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
+  attend_heads(op, children, first, last, scratch);
+}
+
+void exp2(const float* x, float* y, int64_t n) { exp2_each(x, y, n); }
+void exp2(const double* x, double* y, int64_t n) { exp2_each(x, y, n); }
+
 }  // namespace pilot::PILOT_ISA
