@@ -21,6 +21,7 @@ from pilot.model import ModelConfig, PilotTransformer
 from pilot.scoring import answer_text, score
 from pilot.statistics import clustered_rate
 from pilot.sweep import resolve_impl, sweep
+from pilot.tokens import END
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Outcomes:
     """What every intervention did to every pair: (n_interventions, n_pairs) each.
 
     fixed       bool, the patched recipient gives its own true answer, by the setting's metric
-    adopted     bool, it gives the donor's true answer instead, every token of it
+    adopted     bool, it gives the donor's true answer instead, every token of it; False for a donor that was cut
     prediction  the patched answers as text
     """
 
@@ -99,9 +100,10 @@ def run_pairs(setting: Setting, pairs: Sequence[Pair], interventions: Sequence[I
             measure=lambda logits, _: logits.argmax(-1),
             impl=setting.impl,
         )
+        donor_is_whole = donor_targets[:, -1] == END  # of one that was cut there is no answer to compare with
         for i, rows in enumerate(predicted):
             outcomes.fixed[i, bucket.index] = getattr(score(rows, bucket.targets, bucket.answer), setting.metric)
-            outcomes.adopted[i, bucket.index] = score(rows, donor_targets, donor_answer).exact_match
+            outcomes.adopted[i, bucket.index] = score(rows, donor_targets, donor_answer).exact_match & donor_is_whole
             outcomes.prediction[i, bucket.index] = [answer_text(*row) for row in zip(rows, bucket.answer, strict=True)]
     return outcomes
 

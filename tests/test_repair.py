@@ -60,6 +60,13 @@ def test_all_heads_everywhere_make_a_copy_of_the_donor_to_itself(setting):
     assert outcomes.prediction[0].tolist() == [setting.examples[i].result for i in right]
 
 
+def test_the_answer_of_a_donor_that_was_cut_is_not_adopted(setting):
+    by_length = sorted(range(len(setting.examples)), key=lambda i: setting.examples[i].seq_len)
+    outcomes = run_pairs(setting, [Pair(by_length[0], by_length[-1])], [(), (HeadPatch(0, 0),)])
+    assert setting.examples[by_length[0]].seq_len < setting.examples[by_length[-1]].seq_len
+    assert not outcomes.adopted.any()
+
+
 def test_rates_count_the_outcomes(setting):
     targets = {"L1H1": (HeadPatch(1, 1),), "late": at_positions((HeadPatch(1, 1),), 99, None)}
     results = repair_rates(setting, targets, slice(None), donors_per_recipient=3, seed=0)
