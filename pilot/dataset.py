@@ -50,8 +50,10 @@ def read_examples(path: Path | str, context: int | None = None) -> list[Example]
     context   the positions of the model that is to read them
 
     Raises PilotError, naming file and line, for a line that is not an example, whose result is not the
-    expression's value, or that is too long for the context; and for a file without examples.
+    expression's value, or that is too long for the context; and for a file that is missing or without examples.
     """
+    if not Path(path).exists():
+        raise PilotError(f"{path}: no such file; the stage that makes the project's data: dvc repro generate")
     examples = []
     for number, text in enumerate(read_text(path).splitlines(), start=1):
         if text.strip():

@@ -13,6 +13,7 @@ from torch import nn
 
 from pilot.attention import causal_attention, patched_attention
 from pilot.errors import PilotError
+from pilot.operator_checks import MAX_HEAD_DIM
 from pilot.tokens import VOCAB_SIZE
 
 
@@ -33,6 +34,8 @@ class ModelConfig:
                 raise PilotError(f"model.{name} must be a positive integer, not {value!r}")
         if self.d_model % self.n_heads:
             raise PilotError(f"model.d_model ({self.d_model}) must be a multiple of model.n_heads ({self.n_heads})")
+        if self.head_dim > MAX_HEAD_DIM:
+            raise PilotError(f"model.d_model / model.n_heads must be at most {MAX_HEAD_DIM}, not {self.head_dim}")
 
     @property
     def head_dim(self) -> int:
@@ -59,8 +62,8 @@ class Attention(nn.Module):
         self.last_head_output: torch.Tensor | None = None
         self.patch_head_index: int | tuple[int, ...] | None = None
         self.patch_head_output: torch.Tensor | None = None
-        self.impl = "eager"
         self.patch_positions: slice | tuple[slice, ...] | None = None
+        self.impl = "eager"
 
     def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
         """x (batch, seq, d_model) -> (batch, seq, d_model), or (n_read, d_model) at the positions `read`."""

@@ -49,6 +49,8 @@ def sweep(
     if read.shape[0] != pairs or (isinstance(donor, torch.Tensor) and donor.shape != recipient.shape):
         shape = tuple(donor.shape) if isinstance(donor, torch.Tensor) else f"{len(donor)} layers"
         raise PilotError(f"recipient {tuple(recipient.shape)}, donor {shape} and read {tuple(read.shape)} do not fit")
+    if read.numel() and not 0 <= int(read.min()) <= int(read.max()) < seq:
+        raise PilotError(f"read holds positions outside the sequence of {seq} positions (0 to {seq - 1})")
     for intervention in interventions:
         check_intervention(intervention, model.config, seq)
     if not interventions or not pairs:

@@ -50,6 +50,11 @@ def test_an_empty_file_is_an_error(tmp_path, text):
         read_examples(path)
 
 
+def test_a_missing_file_is_named_with_the_way_to_make_it(tmp_path):
+    with pytest.raises(PilotError, match=r"nowhere.jsonl: no such file; .* dvc repro generate"):
+        read_examples(tmp_path / "nowhere.jsonl")
+
+
 def test_buckets_hold_every_example_once_with_the_answer_marked():
     buckets = buckets_by_length(EXAMPLES)
     assert [bucket.index.tolist() for bucket in buckets] == [[0, 3], [1], [2]]

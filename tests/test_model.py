@@ -128,7 +128,13 @@ def test_a_sequence_longer_than_the_context_is_refused(small_model):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "message"), [({"n_heads": 3}, "multiple"), ({"d_mlp": 0}, "d_mlp"), ({"context": 2.5}, "context")]
+    ("sizes", "message"),
+    [
+        ({"n_heads": 3}, "multiple"),
+        ({"d_mlp": 0}, "d_mlp"),
+        ({"d_model": 512, "n_heads": 1}, "at most 256"),
+        ({"context": 2.5}, "context"),
+    ],
 )
 def test_impossible_sizes_are_refused(sizes, message):
     with pytest.raises(PilotError, match=message):

@@ -78,5 +78,7 @@ def test_what_does_not_fit_is_refused(small_model, pairs):
         sweep(small_model, recipient, donor, [(HeadPatch(3, 0),)], read=read)
     with pytest.raises(PilotError, match=r"recipient \(7, 6\), donor \(6, 6\) and read \(7, 2\) do not fit"):
         sweep(small_model, recipient, donor[:6], INTERVENTIONS, read=read)
+    with pytest.raises(PilotError, match="read holds positions outside the sequence of 6"):
+        sweep(small_model, recipient, donor, INTERVENTIONS, read=read + 1)
     with pytest.raises(PilotError, match="at least one intervention"):
         sweep(small_model, recipient, donor, [], read=read)
