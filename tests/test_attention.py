@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from operator_cases import assert_equivalent, exact, make_case
+from project import no_compiler
 
 from pilot import extension
 from pilot.attention import causal_attention, eager_patched_attention, patched_attention, which_impl
 from pilot.errors import PilotError
 
-if reason := extension.why_unavailable():
-    pytest.skip(f"the operators do not build here: {reason}", allow_module_level=True)
+if reason := no_compiler():
+    pytest.skip(reason, allow_module_level=True)
 
 MODULE = extension.load()
 BEST = MODULE.build_facts()["instruction_set"]

@@ -26,8 +26,7 @@ LARGE = [
 
 @pytest.fixture(scope="module")
 def operator():
-    if reason := extension.why_unavailable():
-        pytest.skip(f"the operators do not build here: {reason}")
+    extension.load()
     return torch.ops.pilot.patched_attention
 
 

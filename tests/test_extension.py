@@ -11,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from project import no_compiler
 
 from pilot import extension
+
+if reason := no_compiler():
+    pytest.skip(reason, allow_module_level=True)
 
 ROOT = Path(extension.__file__).resolve().parents[1]
 # The smallest sources that the builder takes: a test of building need not compile kernels.

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from project import no_compiler
 
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, single_heads
@@ -57,6 +58,7 @@ def test_donors_may_be_head_outputs(small_model, pairs):
     torch.testing.assert_close(same, sweep(small_model, recipient, donor[:1].expand(7, -1), INTERVENTIONS, read=read))
 
 
+@pytest.mark.skipif(no_compiler() is not None, reason=str(no_compiler()))
 def test_the_fused_operator_gives_the_same(small_model, pairs):
     recipient, donor, read = pairs
     eager = sweep(small_model, recipient, donor, INTERVENTIONS, read=read, impl="eager")

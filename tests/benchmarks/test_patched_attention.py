@@ -8,12 +8,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from project import no_compiler
 
 from pilot import extension
 from pilot.attention import eager_patched_attention, patched_attention
 
-if reason := extension.why_unavailable():
-    pytest.skip(f"the operators do not build here: {reason}", allow_module_level=True)
+if reason := no_compiler():
+    pytest.skip(reason, allow_module_level=True)
+
+extension.load()
 
 # P, T, H, D, fan-out
 SHAPES = [
