@@ -1,5 +1,5 @@
 // What every backend does before its kernel: check the arguments, in words, and describe them as plain pointers.
-// pilot/attention.py repeats the checks of shapes, types and devices for the eager twin and the fake implementation.
+// pilot/operator_checks.py repeats the checks for the eager twin and the fake implementation.
 #pragma once
 
 #include <ATen/core/Tensor.h>

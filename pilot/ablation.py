@@ -15,7 +15,7 @@ from pilot.interventions import Intervention
 from pilot.model import PilotTransformer
 from pilot.patching import head_outputs
 from pilot.scoring import score
-from pilot.sweep import sweep
+from pilot.sweep import predict
 
 METHODS = ("zero", "mean", "resample")
 
@@ -59,16 +59,7 @@ def ablated_correct(
     donors = _donors(buckets, method, means, rng)
     bar = tqdm(buckets, desc=f"{method} ablation", unit="length", disable=None if progress else True)
     for bucket, donor in zip(bar, donors, strict=True):
-        predicted = sweep(
-            model,
-            bucket.inputs,
-            donor,
-            interventions,
-            read=torch.arange(bucket.inputs.shape[1]).expand(len(bucket), -1),
-            measure=lambda logits, _: logits.argmax(-1),
-            impl=impl,
-        )
-        for i, rows in enumerate(predicted):
+        for i, rows in enumerate(predict(model, bucket.inputs, donor, interventions, impl)):
             correct[i, bucket.index] = score(rows, bucket.targets, bucket.answer).exact_match.numpy()
     return correct
 

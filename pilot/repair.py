@@ -20,7 +20,7 @@ from pilot.interventions import HeadPatch, Intervention
 from pilot.model import ModelConfig, PilotTransformer
 from pilot.scoring import answer_text, score
 from pilot.statistics import clustered_rate
-from pilot.sweep import resolve_impl, sweep
+from pilot.sweep import predict, resolve_impl
 from pilot.tokens import END
 
 
@@ -91,15 +91,7 @@ def run_pairs(setting: Setting, pairs: Sequence[Pair], interventions: Sequence[I
     for bucket in buckets_by_length([examples[pair.recipient] for pair in pairs]):
         seq = bucket.inputs.shape[1]
         donor_ids, donor_targets, donor_answer = _donor_rows([examples[pairs[i].donor] for i in bucket.index], seq)
-        predicted = sweep(
-            setting.model,
-            bucket.inputs,
-            donor_ids,
-            interventions,
-            read=torch.arange(seq).expand(len(bucket), -1),
-            measure=lambda logits, _: logits.argmax(-1),
-            impl=setting.impl,
-        )
+        predicted = predict(setting.model, bucket.inputs, donor_ids, interventions, setting.impl)
         donor_is_whole = donor_targets[:, -1] == END  # of one that was cut there is no answer to compare with
         for i, rows in enumerate(predicted):
             outcomes.fixed[i, bucket.index] = getattr(score(rows, bucket.targets, bucket.answer), setting.metric)

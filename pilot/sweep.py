@@ -75,6 +75,21 @@ def sweep(
     return results
 
 
+def predict(
+    model: PilotTransformer,
+    recipient: torch.Tensor,
+    donor: torch.Tensor | Sequence[torch.Tensor],
+    interventions: Sequence[Intervention],
+    impl: str = "auto",
+) -> torch.Tensor:
+    """The arg-max token at every position of every patched run: (n_interventions, P, T) int64. See `sweep`."""
+    pairs, seq = recipient.shape
+    every = torch.arange(seq).expand(pairs, -1)
+    return sweep(
+        model, recipient, donor, interventions, read=every, measure=lambda logits, _: logits.argmax(-1), impl=impl
+    )
+
+
 def resolve_impl(model: PilotTransformer, impl: str) -> str:
     """The implementation, "fused" or "eager", that a sweep of `model` with this `impl` takes.
 

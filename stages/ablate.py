@@ -36,7 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     params = everything.ablate
     model = load_model(args.checkpoint, device)
     impl = resolve_impl(model, everything.sweep.impl)
-    tests = {kind: read_examples(args.data_dir / f"pilot_test_{kind}.jsonl", model.config.context) for kind in KINDS}
+    paths = {kind: args.data_dir / f"pilot_test_{kind}.jsonl" for kind in KINDS}
+    tests = {kind: buckets_by_length(read_examples(path, model.config.context)) for kind, path in paths.items()}
     val = read_examples(args.data_dir / "pilot_val.jsonl", model.config.context)
     means = mean_head_outputs(model, buckets_by_length(val))
 
@@ -51,9 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     for method in METHODS:
         # impact of each head on each example: 1 if only the whole model is right, -1 if only the ablated one is
         impact = {}
-        for kind, examples in tests.items():
+        for kind, buckets in tests.items():
             rng = np.random.default_rng(params.seed)
-            buckets = buckets_by_length(examples)
             correct = ablated_correct(model, buckets, [(), *heads], method, means, rng, impl, progress=True)
             impact[kind] = correct[0].astype(int) - correct[1:]
             results["baseline"][kind] = correct[0].mean()

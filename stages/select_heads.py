@@ -23,13 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     params = load_params(args.config).select
     try:
         ablation = read_json(args.ablation, made_by="ablate")
-        impact = {
-            name: float(by_kind["paren"]["value"]) for name, by_kind in ablation["select_half"][params.ablation].items()
-        }
-        confirmed = {
-            name: float(by_kind["paren"]["value"])
-            for name, by_kind in ablation["confirm_half"][params.ablation].items()
-        }
+        impact, confirmed = (
+            {name: float(by_kind["paren"]["value"]) for name, by_kind in ablation[half][params.ablation].items()}
+            for half in ("select_half", "confirm_half")
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise PilotError(
             f"{args.ablation}: not the ablation stage's results ({error}); run: dvc repro -f ablate"
