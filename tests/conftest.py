@@ -1,10 +1,11 @@
-"""Fixtures, and the number of threads: tiny models are fastest on one, benchmarks use them all."""
+"""Fixtures, and how tests run: tiny models on one thread, where they are fastest, and properties without a deadline."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from project import write_params
@@ -13,6 +14,9 @@ from pilot.model import ModelConfig, PilotTransformer
 from stages import generate, train
 
 ALL_THREADS = torch.get_num_threads()
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.hookimpl(tryfirst=True)  # before fixtures, which train a model
