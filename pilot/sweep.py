@@ -6,32 +6,38 @@ Shapes: P pairs, T positions, R read positions, V vocabulary, M measures, H head
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from pilot.attention import which_impl
 from pilot.errors import PilotError
+from pilot.folding import fold
 from pilot.interventions import Intervention, check_intervention
-from pilot.model import PilotTransformer
+from pilot.model import ModelConfig, PilotTransformer
 from pilot.patching import attention_settings, head_outputs, patched
+from pilot.plan import Planner
+from pilot.walk import Chunk, Walker
 
-Measure = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
 def sweep(
     model: PilotTransformer,
-    recipient: torch.Tensor,
-    donor: torch.Tensor | Sequence[torch.Tensor],
+    recipient: Tensor,
+    donor: Tensor | Sequence[Tensor],
     interventions: Sequence[Intervention],
     *,
-    read: torch.Tensor,
+    read: Tensor,
     measure: Measure | None = None,
     impl: str = "auto",
-    batch_size: int = 512,
+    rows: int | None = None,
     progress: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Patch every intervention's heads of every recipient with its donor's, and measure what the model then says.
 
     recipient       (P, T) int64 tokens of the runs that are patched
@@ -40,65 +46,143 @@ def sweep(
     interventions   tuples of HeadPatch; the empty tuple is the unpatched run
     read            (P, R) int64, the positions whose logits are wanted
     measure         (logits (rows, R, V), pair (rows,) int64) -> (rows, M); None: the logits themselves
-    impl            of pilot.attention: "fused", "eager", or "auto" for fused where it runs
+    impl            "fused" and "eager" compute once what interventions have in common (pilot.plan), and differ in how they
+                    compute attention (pilot.attention); "auto" is fused where it runs, else eager; "reference" runs the
+                    whole model for every intervention
+    rows            (intervention, pair, position) rows to compute at a time; None: what suits the device
+    progress        show a progress bar, where standard error is a terminal
 
-    Returns (n_interventions, P, M), or (n_interventions, P, R, V) without a measure, on the CPU. Raises PilotError
-    for a patch that the model or the sequence has no room for, and for shapes that do not fit.
+    Returns (n_interventions, P, M), or (n_interventions, P, R, V) without a measure, on the CPU. No other memory grows
+    with the number of interventions or pairs. Raises PilotError for a patch that the model or the sequence has no
+    room for, and for shapes that do not fit.
     """
-    pairs, seq = recipient.shape
-    if read.shape[0] != pairs or (isinstance(donor, torch.Tensor) and donor.shape != recipient.shape):
-        shape = tuple(donor.shape) if isinstance(donor, torch.Tensor) else f"{len(donor)} layers"
-        raise PilotError(f"recipient {tuple(recipient.shape)}, donor {shape} and read {tuple(read.shape)} do not fit")
-    if read.numel() and not 0 <= int(read.min()) <= int(read.max()) < seq:
-        raise PilotError(f"read holds positions outside the sequence of {seq} positions (0 to {seq - 1})")
-    for intervention in interventions:
-        check_intervention(intervention, model.config, seq)
-    if not interventions or not pairs:
-        raise PilotError("a sweep needs at least one intervention and one pair")
-    device = next(model.parameters()).device
-    results = None
-    bar = tqdm(total=len(interventions) * pairs, unit="forward", unit_scale=True, disable=None if progress else True)
-    settings = {"record_head_output": False, "impl": resolve_impl(model, impl)}
-    with bar, attention_settings(model, **settings):
-        for rows in torch.arange(pairs).split(batch_size):
-            source = _source(model, donor, rows, device)
-            tokens, wanted = recipient[rows].to(device), read[rows].to(device)
-            for i, intervention in enumerate(interventions):
-                with patched(model, intervention, source):
-                    logits = model(tokens)
-                logits = logits.gather(1, wanted.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
-                value = logits if measure is None else measure(logits, rows.to(device))
-                if results is None:
-                    results = torch.empty(len(interventions), pairs, *value.shape[1:], dtype=value.dtype)
-                results[i, rows] = value.cpu()
-                bar.update(len(rows))
-    return results
+    _check(model.config, recipient, donor, interventions, read)
+    device = model.unembed.weight.device
+    bar = tqdm(
+        total=len(interventions) * len(recipient), unit="forward", unit_scale=True, disable=None if progress else True
+    )
+    results = _Results(len(interventions), len(recipient), measure, device, bar)
+    run = _sweep_whole_runs if impl == "reference" else _sweep_trie
+    with bar:
+        run(model, recipient, donor, interventions, read, resolve_impl(model, impl), rows or row_budget(model), results)
+    return results.values.cpu()
 
 
 def predict(
     model: PilotTransformer,
-    recipient: torch.Tensor,
-    donor: torch.Tensor | Sequence[torch.Tensor],
+    recipient: Tensor,
+    donor: Tensor | Sequence[Tensor],
     interventions: Sequence[Intervention],
+    read: Tensor,
     impl: str = "auto",
-) -> torch.Tensor:
-    """The arg-max token at every position of every patched run: (n_interventions, P, T) int64. See `sweep`."""
-    pairs, seq = recipient.shape
-    every = torch.arange(seq).expand(pairs, -1)
+) -> Tensor:
+    """The arg-max tokens of every patched run at the read positions: (n_interventions, P, R) int64. See `sweep`."""
     return sweep(
-        model, recipient, donor, interventions, read=every, measure=lambda logits, _: logits.argmax(-1), impl=impl
+        model, recipient, donor, interventions, read=read, measure=lambda logits, _: logits.argmax(-1), impl=impl
     )
 
 
 def resolve_impl(model: PilotTransformer, impl: str) -> str:
-    """The implementation, "fused" or "eager", that a sweep of `model` with this `impl` takes.
+    """The implementation, "reference", "fused" or "eager", that a sweep of `model` with this `impl` takes.
 
     Raises PilotError if `impl` is "fused" and the operator cannot run.
     """
-    return which_impl(impl, model.unembed.weight.detach())
+    return impl if impl == "reference" else which_impl(impl, model.unembed.weight.detach())
 
 
-def _source(model, donor, rows: torch.Tensor, device: torch.device) -> list[torch.Tensor]:
-    if isinstance(donor, torch.Tensor):
-        return head_outputs(model, donor[rows].to(device))
-    return [z.to(device) if len(z) == 1 else z[rows].to(device) for z in donor]
+def row_budget(model: PilotTransformer) -> int:
+    """How many rows of the residual stream to compute at a time on the model's device."""
+    return 4096
+
+
+class _Results:
+    """Where measured values are put, (n_interventions, P, ...), as they stream out of a sweep."""
+
+    def __init__(self, n_interventions: int, n_pairs: int, measure: Measure | None, device: torch.device, bar: tqdm):
+        self._shape, self._measure, self._device, self._bar = (n_interventions, n_pairs), measure, device, bar
+        self.values: Tensor | None = None
+
+    def put(self, numbers: Sequence[int], logits: Tensor, pairs: Tensor) -> None:
+        """Logits (n, B, R, V) of the interventions `numbers` (n,) on `pairs` (B,)."""
+        value = logits
+        if self._measure is not None:
+            pair = pairs.repeat(len(numbers))
+            value = self._measure(logits.flatten(0, 1), pair).unflatten(0, logits.shape[:2])
+        if self.values is None:
+            self.values = torch.empty(*self._shape, *value.shape[2:], dtype=value.dtype, device=value.device)
+        number = torch.as_tensor(numbers, device=pairs.device)
+        self.values[number[:, None], pairs] = value
+        self._bar.update(value.shape[0] * value.shape[1])
+
+    def repeat(self, numbers: Sequence[tuple[int, int]], pairs: Tensor) -> None:
+        """The first of each two interventions has the results of the second."""
+        if numbers:
+            to, source = torch.as_tensor(numbers, device=pairs.device).T
+            self.values[to[:, None], pairs] = self.values[source[:, None], pairs]
+            self._bar.update(len(numbers) * len(pairs))
+
+
+def _sweep_trie(model, recipient, donor, interventions, read, impl, rows, results) -> None:
+    device = model.unembed.weight.device
+    walker = Walker(fold(model), impl, rows)
+    planner = Planner(interventions, model.config)
+    # Pairs that begin to differ at one position, and are read at the same ones, stand together.
+    first = _first_difference(recipient, donor)
+    order = torch.from_numpy(np.lexsort([*read.T.flip(0).numpy(), first.numpy()]))
+    plan = planner.plan(int(first.min()), _positions(read))
+    at_once = max(1, rows // (plan.end * plan.fan_out))
+    for pairs in order.split(at_once):
+        plan = planner.plan(int(first[pairs].min()), _positions(read[pairs]))
+        tokens = recipient[pairs, : plan.end].to(device)
+        if isinstance(donor, Tensor):
+            source = [run.z for run in walker.unpatched(donor[pairs, : plan.end].to(device))]
+        else:
+            source = [(z if len(z) == 1 else z[pairs])[:, : plan.end].to(device) for z in donor]
+        put = partial(results.put, pairs=pairs.to(device))
+        walker.walk(Chunk(plan, walker.unpatched(tokens), source, read[pairs].to(device), put))
+        results.repeat(plan.duplicates, pairs.to(device))
+
+
+def _first_difference(recipient: Tensor, donor: Tensor | Sequence[Tensor]) -> Tensor:
+    """The first position where each pair's tokens differ, (P,); T where they are the same."""
+    if not isinstance(donor, Tensor):
+        return torch.zeros(len(recipient), dtype=torch.int64)
+    same = (recipient == donor).long()
+    return same.cumprod(1).sum(1)
+
+
+def _positions(read: Tensor) -> tuple[int, ...]:
+    return tuple(read.unique().tolist())
+
+
+def _sweep_whole_runs(model, recipient, donor, interventions, read, impl, rows, results) -> None:
+    """The reference: one forward of the whole model for each intervention and batch of pairs."""
+    device = model.unembed.weight.device
+    with attention_settings(model, record_head_output=False, impl="eager"):
+        for pairs in torch.arange(len(recipient)).split(max(1, rows // recipient.shape[1])):
+            source = _source(model, donor, pairs, device)
+            tokens, wanted = recipient[pairs].to(device), read[pairs].to(device)
+            for i, intervention in enumerate(interventions):
+                with patched(model, intervention, source):
+                    logits = model(tokens)
+                logits = logits.gather(1, wanted.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+                results.put([i], logits.unsqueeze(0), pairs.to(device))
+
+
+def _check(config: ModelConfig, recipient, donor, interventions, read) -> None:
+    pairs, seq = recipient.shape
+    if read.shape[0] != pairs or (isinstance(donor, Tensor) and donor.shape != recipient.shape):
+        shape = tuple(donor.shape) if isinstance(donor, Tensor) else f"{len(donor)} layers"
+        raise PilotError(f"recipient {tuple(recipient.shape)}, donor {shape} and read {tuple(read.shape)} do not fit")
+    if read.numel() and not 0 <= int(read.min()) <= int(read.max()) < seq:
+        raise PilotError(f"read holds positions outside the sequence of {seq} positions (0 to {seq - 1})")
+    for intervention in set(interventions):
+        check_intervention(intervention, config, seq)
+    if not interventions or not read.numel():
+        raise PilotError("a sweep needs at least one intervention, one pair and one position to read")
+
+
+def _source(model: PilotTransformer, donor, pairs: Tensor, device: torch.device) -> list[Tensor]:
+    if isinstance(donor, Tensor):
+        return head_outputs(model, donor[pairs].to(device))
+    return [(z if len(z) == 1 else z[pairs]).to(device) for z in donor]
