@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from pilot.tokens import EQUALS, encode, encode_lines
 HALVES = {"select": slice(0, None, 2), "confirm": slice(1, None, 2), "all": slice(None)}
 
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +55,46 @@ def read_examples(path: Path | str, context: int | None = None) -> list[Example]
     Raises PilotError, naming file and line, for a line that is not an example, whose result is not the
     expression's value, or that is too long for the context; and for a file that is missing or without examples.
     """
+    return read_records(path, lambda record: parse_example(record, context), "examples")
+
+
+def read_records(path: Path | str, parse: Callable[[object], Record], what: str) -> list[Record]:
+    """What `parse` makes of the JSON value on each line that is not blank.
+
+    Raises PilotError for a file that is missing or holds none (`what` it should hold, in the plural); one that a
+    line causes names file and line.
+    """
     if not Path(path).exists():
         raise PilotError(f"{path}: no such file; the stage that makes the project's data: dvc repro generate")
-    examples = []
+    records = []
     for number, text in enumerate(read_text(path).splitlines(), start=1):
         if text.strip():
             try:
-                examples.append(_parse(text, context))
+                records.append(parse(_from_json(text)))
             except PilotError as error:
                 raise PilotError(f"{path}:{number}: {error}") from None
-    if not examples:
-        raise PilotError(f"{path}: holds no examples; make it again: dvc repro -f generate")
-    return examples
+    if not records:
+        raise PilotError(f"{path}: holds no {what}; make it again: dvc repro -f generate")
+    return records
 
 
-def _parse(text: str, context: int | None) -> Example:
+def _from_json(text: str) -> object:
     try:
-        record = json.loads(text)
+        return json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply')})") from None
-    if not isinstance(record, dict) or record.keys() != {"expression", "result"}:
-        raise PilotError('want an object with exactly the keys "expression" and "result"')
+
+
+def check_keys(record: object, *keys: str) -> None:
+    """Raises PilotError unless `record` is a dict with exactly these keys."""
+    if not isinstance(record, dict) or record.keys() != set(keys):
+        *others, last = (f'"{key}"' for key in keys)
+        raise PilotError(f"want an object with exactly the keys {', '.join(others)} and {last}")
+
+
+def parse_example(record: object, context: int | None = None) -> Example:
+    """The example in one decoded record of a file. Raises PilotError as `read_examples` does, naming no line."""
+    check_keys(record, "expression", "result")
     for key, value in record.items():
         if not isinstance(value, str):
             raise PilotError(f'"{key}" must be a string, not {json.dumps(value)}')

@@ -18,6 +18,8 @@ from pilot.errors import PilotError
 KINDS = ("flat", "paren")
 OPERATORS = "+-*"
 
+_NUMBER = re.compile(r"\d+")
+
 
 @dataclass(frozen=True)
 class Grammar:
@@ -98,7 +100,10 @@ def kind_of(expression: str) -> str:
     return "paren" if "(" in expression else "flat"
 
 
-_NUMBER = re.compile(r"\d+")
+def operand_count(expression: str) -> int:
+    return len(_NUMBER.findall(expression))
+
+
 _APPLY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 
 

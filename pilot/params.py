@@ -39,6 +39,7 @@ class DataParams(_Section):
     flat_fraction: Annotated[float, Field(ge=0, le=1)]
     val_size: Count
     test_size: Count
+    pairs_per_edit: Annotated[int, Field(ge=2)]
 
     @model_validator(mode="after")
     def _ordered(self):

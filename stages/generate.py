@@ -1,13 +1,14 @@
-"""Stage `generate`: draw the training, validation and test expressions."""
+"""Stage `generate`: draw the training, validation and test expressions, and the counterfactual pairs."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from pilot.cli import Parser, command
+from pilot.counterfactual import write_pairs
 from pilot.dataset import write_examples
 from pilot.params import load_params
-from pilot.sampling import draw_splits
+from pilot.sampling import draw_pairs, draw_splits
 
 
 @command
@@ -19,11 +20,14 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
     data = load_params(args.config).data
-    splits = draw_splits(data)
+    splits, pairs = draw_splits(data), draw_pairs(data)
     for name, examples in splits.items():
         path = args.output_dir / f"pilot_{name}.jsonl"
         write_examples(path, examples)
         print(f"{path}: {len(examples)} lines, such as {examples[0].line}")
+    path = args.output_dir / "pilot_pairs.jsonl"
+    write_pairs(path, pairs)
+    print(f"{path}: {len(pairs)} lines, such as {pairs[0].clean.line} and {pairs[0].corrupt.line}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ TINY = {
         "train_size": 2000,
         "val_size": 40,
         "test_size": 60,
+        "pairs_per_edit": 60,
     },
     "model": {"n_layers": 3, "n_heads": 3, "d_model": 48, "d_mlp": 64},
     "train": {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pilot.errors import PilotError
-from pilot.expressions import Grammar, evaluate, groupings, kind_of
+from pilot.expressions import Grammar, evaluate, groupings, kind_of, operand_count
 
 GRAMMAR = Grammar(max_operand=99, operators="+-*", min_operands=2, max_operands=4)
 
@@ -38,6 +38,7 @@ def test_the_value_is_pythons(data):
     expression = GRAMMAR.expression(kind, n, data.draw(st.integers(0, GRAMMAR.count(kind, n) - 1)))
     assert evaluate(expression) == eval(expression)
     assert kind_of(expression) == kind
+    assert operand_count(expression) == n
 
 
 def test_no_line_is_longer_than_the_bound():

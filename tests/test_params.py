@@ -30,6 +30,7 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
         ("top_k: 3", "top_k: 0", "select.top_k: must be greater than or equal to 1, not 0"),
         ("top_k: 3", "top_k: 3\n  top_k: 4", 'params.yaml:.*duplicate key "top_k"'),
         ("top_k: 3", "top_k: [3", r"params.yaml:\d+: not YAML"),
+        ("pairs_per_edit: 1000", "pairs_per_edit: 1", "data.pairs_per_edit: must be greater than or equal to 2, not 1"),
         ("adamw_lr: 0.003", "adamw_lr: .nan", "train.adamw_lr: must be a finite number"),
         ("ablation: mean", "ablation: median", "select.ablation: must be 'zero', 'mean' or 'resample', not 'median'"),
         ('"+-*"', '"+/"', r"data.operators: must hold some of \+ - \*, each once"),

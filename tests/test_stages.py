@@ -11,8 +11,11 @@ import torch
 from project import write_params
 
 from pilot.checkpoint import load_model, save_model
+from pilot.counterfactual import read_pairs
 from pilot.dataset import buckets_by_length, read_examples, write_examples
 from pilot.model import PilotTransformer
+from pilot.params import load_params
+from pilot.sampling import draw_pairs
 from pilot.scoring import score_model
 from stages import ablate, generate, patch, report, select_heads, train
 
@@ -257,8 +260,13 @@ def test_generate_refuses_a_grammar_that_is_too_small(workspace, capsys):
     assert not (workspace / "new").exists()
 
 
+def test_generate_writes_the_pairs_that_the_parameters_draw(workspace):
+    assert read_pairs("data/pilot_pairs.jsonl") == draw_pairs(load_params().data)
+
+
 def test_the_same_seed_gives_the_same_data_bytes(workspace):
     assert generate.main(["--output-dir", "again"]) == 0
+    assert len(list((workspace / "again").iterdir())) == 5
     for path in (workspace / "again").iterdir():
         assert path.read_bytes() == (workspace / "data" / path.name).read_bytes()
 

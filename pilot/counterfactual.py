@@ -1,0 +1,132 @@
+"""Counterfactual pairs: two expressions that one edit tells apart, on disk and as runs to patch.
+
+In a denoising run activations of the clean expression are put into the corrupt one's run (are they sufficient for
+the clean answer?), in a noising run the other way round (are they necessary for it?); see Heimersheim & Nanda
+(https://arxiv.org/abs/2404.15255). Replacing activations by those of another input of the same kind is Zhang &
+Nanda's symmetric token replacement (https://arxiv.org/abs/2309.16042).
+
+Shapes: N pairs of one length, T positions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pilot.dataset import Example, buckets_by_length, check_keys, parse_example, read_records
+from pilot.edits import EDITS, edit_between
+from pilot.errors import PilotError
+from pilot.files import write_text
+from pilot.tokens import END, encode, encode_lines
+
+SPLITS = ("select", "confirm")  # heads are chosen on the one and judged on the other
+_ROLES = {"denoising": ("corrupt", "clean"), "noising": ("clean", "corrupt")}  # (recipient, donor)
+DIRECTIONS = tuple(_ROLES)
+
+
+@dataclass(frozen=True, slots=True)
+class CounterfactualPair:
+    """Two parenthesised examples with different results, one edit (pilot.edits) apart."""
+
+    clean: Example
+    corrupt: Example
+    edit: str
+    split: str
+
+
+def write_pairs(path: Path | str, pairs: Sequence[CounterfactualPair]) -> None:
+    """One `{"clean": {"expression": ..., "result": ...}, "corrupt": {...}, "edit": ..., "split": ...}` a line."""
+    write_text(path, "".join(json.dumps(asdict(pair)) + "\n" for pair in pairs))
+
+
+def read_pairs(path: Path | str, context: int | None = None) -> list[CounterfactualPair]:
+    """All pairs of a JSON-lines file, in order.
+
+    context   the positions of the model that is to read them
+
+    Raises PilotError, naming file and line, for a line that is not a pair: a side that is no example, an unknown
+    edit or split, another edit than the stated one, or equal results; and for a file that is missing or without pairs.
+    """
+    return read_records(path, lambda record: _parse_pair(record, context), "pairs")
+
+
+def _parse_pair(record: object, context: int | None) -> CounterfactualPair:
+    check_keys(record, "clean", "corrupt", "edit", "split")
+    for key, known in (("edit", EDITS), ("split", SPLITS)):
+        if record[key] not in known:
+            raise PilotError(f'"{key}" must be one of {", ".join(known)}, not {json.dumps(record[key])}')
+    clean, corrupt = (parse_example(record[side], context) for side in ("clean", "corrupt"))
+    if edit_between(clean.expression, corrupt.expression) != record["edit"]:
+        sides = f"{clean.expression} and {corrupt.expression}"
+        raise PilotError(f"{sides} are not two parenthesised expressions one {record['edit']} edit apart")
+    if clean.result == corrupt.result:
+        raise PilotError(f"{clean.expression} and {corrupt.expression} have the same result, {clean.result}")
+    return CounterfactualPair(clean, corrupt, record["edit"], record["split"])
+
+
+@dataclass(frozen=True)
+class PairedRuns:
+    """Recipient and donor runs of pairs of one length, both followed by "=" and the same answer.
+
+    index             (N,)          where each pair stood in the list given
+    recipient, donor  (N, T) int64  tokens that the model reads: the closing marker is cut off
+    targets           (N, T) int64  the token that follows each input, in the complete line of the side whose own
+                                    answer this is
+    answer            (N, T) bool   the targets that belong to the answer, its end marker included
+    contrast          (N,)   int64  the first position whose logits tell the two sides' answers apart; their end
+                                    markers count, so "3" and "37" part at the second token
+    donor_token       (N,)   int64  the donor's own answer there
+    recipient_token   (N,)   int64  the recipient's own answer there
+    """
+
+    index: np.ndarray
+    recipient: torch.Tensor
+    donor: torch.Tensor
+    targets: torch.Tensor
+    answer: torch.Tensor
+    contrast: torch.Tensor
+    donor_token: torch.Tensor
+    recipient_token: torch.Tensor
+
+
+def paired_runs(pairs: Sequence[CounterfactualPair], direction: str, forced: str = "donor") -> list[PairedRuns]:
+    """The runs of all pairs in buckets of one length each, shortest first.
+
+    direction   "denoising": the recipient is the corrupt expression and the donor the clean one; "noising": reversed
+    forced      whose answer both runs are teacher-forced with: "donor" asks whether the patched run gives the donor's
+                answer, "recipient" whether it still gives its own
+
+    Inside a bucket pairs stand by the first position where recipient and donor differ, then in the order given: what
+    lies before is the same in both runs, so a sweep over neighbours can share it.
+    """
+    recipients, donors = ([getattr(pair, role) for pair in pairs] for role in _ROLES[direction])
+    answered = {"recipient": recipients, "donor": donors}[forced]
+    runs = []
+    for bucket in buckets_by_length(answered):
+        recipient, donor = (_forced_inputs(side, answered, bucket.index) for side in (recipients, donors))
+        first_difference = (recipient != donor).int().argmax(1)
+        order = first_difference.argsort(stable=True)
+        index = bucket.index[order.numpy()]
+        contrast = torch.tensor([_contrast(recipients[i], donors[i]) for i in index])
+        rows = (ids[order] for ids in (recipient, donor, bucket.targets, bucket.answer))
+        runs.append(PairedRuns(index, *rows, *contrast.T))
+    return runs
+
+
+def _forced_inputs(examples: Sequence[Example], answered: Sequence[Example], index: np.ndarray) -> torch.Tensor:
+    """What the model reads: the expressions of the examples in `index`, with the results of `answered`: (N, T)."""
+    lines = [f"{examples[i].expression}={answered[i].result}" for i in index]
+    return torch.from_numpy(encode_lines(lines))[:, :-1]
+
+
+def _contrast(recipient: Example, donor: Example) -> tuple[int, int, int]:
+    """The position whose logits first tell the two results apart, the donor's next token there and the recipient's."""
+    donor_tokens, recipient_tokens = ([*encode(side.result)[1:], END] for side in (donor, recipient))
+    tokens = enumerate(zip(donor_tokens, recipient_tokens, strict=False))
+    shared = next(i for i, (donor_token, recipient_token) in tokens if donor_token != recipient_token)
+    return len(donor.expression) + 1 + shared, donor_tokens[shared], recipient_tokens[shared]
