@@ -10,7 +10,8 @@ which. Kinds of circuit, after Heimersheim & Nanda 2024 (arXiv:2404.15255):
     none       the signal is at the last position: the MLP sees it there, and no head carries anything
 
 Everything else is nuisance. The other tokens differ at random between the two runs, every head writes a mixture of
-what it sees of them where only a small leak into the logits reads it, and distractor heads write ten times as much.
+what it sees of them where only a small leak into the logits reads it, and distractor heads write ten times as much:
+patched all together, they change a pair's logit difference by less than 5 % of what the planted heads do.
 
 The residual stream holds channels, each a pair of coordinates (+x, -x): its mean is zero. One constant channel
 dominates its norm, so LayerNorm multiplies by nearly the same number everywhere, which its gain undoes.
@@ -46,7 +47,7 @@ _CONSTANT_SIZE = 1000.0
 _FOCUS = 30.0  # how far the attention score of a planted head's target is above those of other positions
 _STEEPNESS = 20.0  # of the MLP's step: its GELUs then work at a distance of 10 or more from zero
 _ANSWER_LOGIT = 10.0  # the logit difference of a clean run, and minus that of a corrupt one
-_LEAK_LOGIT = 0.005
+_LEAK_LOGIT = 0.003
 _DISTRACTION = 10.0
 
 

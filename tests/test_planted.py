@@ -53,9 +53,10 @@ def test_two_heads_of_one_layer_and_of_different_layers_are_planted():
     assert {first.layer - second.layer for first, second in drawn} == {-2, -1, 0, 1, 2}
 
 
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("kind", [*KINDS, "none"])
-def test_distractors_write_much_and_change_little(kind):
-    circuit, model, pairs = planted(kind, 4, 4, seed=1)
+def test_distractors_write_much_and_change_little(kind, seed):
+    circuit, model, pairs = planted(kind, 4, 4, seed)
     clean, corrupt = head_outputs(model, pairs.clean), head_outputs(model, pairs.corrupt)
 
     def written(patch):  # how far the two runs' outputs are apart in the residual stream where the answer is read
@@ -64,9 +65,12 @@ def test_distractors_write_much_and_change_little(kind):
         return (difference[:, READ, patch.head] @ weight.T).norm(dim=1).mean().item()
 
     assert len(circuit.distractors) in (7, 8)
-    # A planted head writes +1 or -1 to two coordinates.
-    assert np.mean([written(patch) for patch in circuit.distractors]) > 2 * 8**0.5
+    # A bit is +1 or -1 in two coordinates: 8**0.5 apart.
+    assert np.mean([written(patch) for patch in circuit.distractors]) > 3 * 8**0.5
     assert np.abs(recovery(model, pairs, [circuit.distractors])).max() < 0.05
+    # Without the leak there is only the scale of LayerNorm to carry what they write.
+    model.unembed.weight.data[:, 18:] = 0
+    assert np.abs(recovery(model, pairs, [circuit.distractors])).max() < 0.003
 
 
 @pytest.mark.parametrize("seed", range(5))
