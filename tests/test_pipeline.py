@@ -32,7 +32,7 @@ def test_stages_that_run_the_operator_depend_on_its_sources():
 
 
 def test_every_stage_says_what_it_does():
-    assert list(STAGES) == ["generate", "train", "ablate", "select", "patch", "report"]
+    assert list(STAGES) == ["generate", "train", "ablate", "select", "patch", "report", "planted"]
     assert all(stage["desc"] for stage in STAGES.values())
 
 
@@ -101,7 +101,8 @@ def test_repro_makes_everything_once(clone):
     assert "Running stage" not in _dvc(clone, "repro")
 
     shown = json.loads(_dvc(clone, "metrics", "show", "--json"))
-    assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in ("train", "ablation", "selection", "patching")}
+    names = ("train", "ablation", "selection", "patching", "planted")
+    assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in names}
 
 
 def test_an_experiment_changes_a_parameter_and_can_be_compared(clone):
