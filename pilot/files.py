@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pilot.errors import PilotError
@@ -42,6 +45,15 @@ def read_text(path: Path | str) -> str:
         raise PilotError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise PilotError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
+    """One line for each row, and a header; what a row lacks is left empty. Raises PilotError as `write_bytes`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path | str, content: dict) -> None:

@@ -71,7 +71,7 @@ class TrainParams(_Section):
 
 
 class SweepParams(_Section):
-    impl: Literal["auto", "fused", "eager"]
+    impl: Literal["auto", "fused", "eager", "reference"]
 
 
 class AblateParams(_Section):
@@ -90,6 +90,13 @@ class PatchParams(_Section):
     metric: Literal["exact_match", "final_token"]
     donors_per_recipient: Count
     position_ranges: list[Annotated[str, Field(pattern=r"^\d*:\d*$")]]
+    min_logit_gap: Annotated[float, Field(gt=0)]
+    random_sets: Count
+    resamples: Annotated[int, Field(ge=100)]
+    min_effect: Annotated[float, Field(ge=0, le=1)]
+    min_interaction: Annotated[float, Field(ge=0, le=1)]
+    exhaustive: bool
+    exhaustive_pairs: Annotated[int, Field(ge=2)]
 
 
 class Params(_Section):

@@ -53,9 +53,7 @@ def test_donors_may_be_head_outputs(small_model, pairs):
     recipient, donor, read = pairs
     from_tokens = sweep(small_model, recipient, donor, INTERVENTIONS, read=read, rows=18)
     outputs = head_outputs(small_model, donor)
-    torch.testing.assert_close(
-        sweep(small_model, recipient, outputs, INTERVENTIONS, read=read, rows=18), from_tokens
-    )
+    torch.testing.assert_close(sweep(small_model, recipient, outputs, INTERVENTIONS, read=read, rows=18), from_tokens)
     one = [z[:1] for z in outputs]
     same = sweep(small_model, recipient, one, INTERVENTIONS, read=read, rows=18)
     torch.testing.assert_close(same, sweep(small_model, recipient, donor[:1].expand(7, -1), INTERVENTIONS, read=read))
