@@ -46,7 +46,7 @@ def load_model(path: Path | str, device: str | torch.device = "cpu") -> PilotTra
     try:
         model = PilotTransformer(ModelConfig(**content["config"]))
         model.load_state_dict(content["model"])
-    except (TypeError, RuntimeError, AttributeError) as error:
+    except (PilotError, TypeError, RuntimeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise PilotError(f"{path}: its config and weights do not make a model ({reason})") from None
     return model.to(device).eval()

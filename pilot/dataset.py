@@ -69,8 +69,8 @@ def read_examples(path: Path | str, context: int | None = None) -> list[Example]
 def _parse(text: str, context: int | None) -> Example:
     try:
         record = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply')})") from None
+    except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
+        raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply, or too long a number')})") from None
     if not isinstance(record, dict) or record.keys() != {"expression", "result"}:
         raise PilotError('want an object with exactly the keys "expression" and "result"')
     for key, value in record.items():
