@@ -11,12 +11,15 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from pilot.errors import PilotError
+
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun started, if it did; yields the device of this one. Only rank 0 prints.
 
-    On a CPU they talk over gloo and share the cores; on GPUs over nccl, one GPU each.
+    On a CPU they talk over gloo and share the cores; on GPUs over nccl, one GPU each. Raises PilotError in the others
+    when one of them is gone.
     """
     if not dist.is_torchelastic_launched():
         yield device
@@ -31,6 +34,10 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
             yield device
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise PilotError("another process of the group has ended, or cannot be reached") from None
+        raise
     finally:
         dist.destroy_process_group()
 
