@@ -30,8 +30,12 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     elif os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's default, however many cores there are
         torch.set_num_threads(max(1, _n_cores() // local_size))
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
+        store, own_rank, size = next(dist.rendezvous("env://"))
+        # torchrun keeps its store over restarts, with the addresses of the killed processes in it.
+        store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
             yield device
     except RuntimeError as error:
@@ -39,7 +43,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
             raise PilotError("another process of the group has ended, or cannot be reached") from None
         raise
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def _n_cores() -> int:

@@ -100,9 +100,7 @@ class _Run:
         self.training.load_state_dict(saved["training"])
         self._write(saved["checkpoints"])
         epoch, step = divmod(self.training.step, self.training.steps_per_epoch)
-        print(
-            f"Resuming after epoch {epoch}, step {step} of {self.training.steps_per_epoch} (state: {self.state.path})"
-        )
+        print(f"Resuming after epoch {epoch}, step {step} of {self.training.steps_per_epoch}, from {self.state.path}")
 
     def save(self) -> None:
         if distributed.is_main():

@@ -118,34 +118,32 @@ def test_an_integer_of_too_many_digits_is_refused(tmp_path):
     assert read(read_examples, tmp_path / "data.jsonl", b'{"expression": "1", "result": %s}' % (b"1" * 5000)) is None
 
 
-YAML_SURPRISES = [
-    *(
-        "2020-02-30",
-        "!!python/object:os.system ls",
-        "!!binary x",
-        "*a",
-        "<<: *a",
-        "!!int x",
-        "1e999",
-        "0b",
-        "!<",
-        "{",
-        "~",
-    ),
-    *("9" * 5000, "0x" + "f" * 5000, "[" * 3000, "{a: " * 2000, '"\\ud800"', "%TAG ! x", "2001-12-14 99:99:99", "&a 1"),
-]
-
-
-@bounded(200)
-@given(
-    st.lists(st.tuples(st.sampled_from(PARAMS.decode().split(": ")[1:]), st.sampled_from(YAML_SURPRISES)), min_size=1)
+@pytest.mark.parametrize(
+    "surprise",
+    [
+        *(
+            "2020-02-30",
+            "2001-12-14 99:99:99",
+            "1e999",
+            "0b",
+            "9" * 5000,
+            "0x" + "f" * 5000,
+            "~",
+            "{",
+            "!<",
+            "%TAG ! x",
+        ),
+        *("!!python/object:os.system ls", "!!binary x", "!!int x", "*a", "<<: *a", "&a 1\n  b: &a 2", '"\\ud800"'),
+        *("[" * 1000, "{a: " * 1000),
+    ],
+    ids=lambda surprise: surprise[:12],
 )
-def test_surprises_of_yaml_are_refused_or_valid(tmp_path, places):
-    text = PARAMS.decode()
-    for place, surprise in places:
-        text = text.replace(f": {place}", f": {surprise}\n{place.partition(chr(10))[2]}", 1)
-    params = read(load_params, tmp_path / "params.yaml", text.encode())
-    assert params is None or Params.model_validate(params.model_dump()) == params
+def test_surprises_of_yaml_are_refused(tmp_path, surprise):
+    for place in (b"seed: 1", b'operators: "+-*"', b"snapshot_epochs: [1, 2, 3, 5, 10, 15]"):
+        key = place.partition(b": ")[0]
+        content = PARAMS.replace(place, key + b": " + surprise.encode(), 1)
+        assert content != PARAMS
+        assert read(load_params, tmp_path / "params.yaml", content) is None
 
 
 @bounded(200)

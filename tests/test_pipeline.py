@@ -160,7 +160,7 @@ def test_a_clone_that_pulls_from_a_folder_recomputes_nothing(clone, tmp_path):
 
 
 def test_a_clone_that_pulls_over_s3_recomputes_nothing(clone, tmp_path, monkeypatch):
-    why = 'an S3 server for tests is not installed: pip install dvc-s3 "moto[server]"'
+    why = 'an S3 server for tests is not installed: pip install -e ".[s3]"'
     pytest.importorskip("dvc_s3", reason=why)
     boto3 = pytest.importorskip("boto3", reason=why)
     moto = pytest.importorskip("moto.server", reason=why)
