@@ -30,6 +30,12 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         raise PilotError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files that killed writers of the file `name`, or of any, left in `folder`."""
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8 with `\\n` line ends on every system, whole or not at all."""
     write_bytes(path, text.encode())
