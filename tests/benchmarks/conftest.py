@@ -68,8 +68,8 @@ def _print_sweeps(terminalreporter, groups: dict):
         info = group["fused"].extra_info if "fused" in group else _any(group)
         seconds = info["flops"] / (info["fraction_of_gemm_rate"] * info["gemm_rate"])
         write(
-            f"{name:>32}  {cells[0]:>9} {cells[1]:>9}  {info['speedup']:14.1f}x  {info['flops'] / seconds / 1e9:7.0f}  "
-            f"{info['fraction_of_gemm_rate']:11.0%}"
+            f"{name:>32}  {cells[0]:>9} {cells[1]:>9}  {info['speedup']:14.1f}x  "
+            f"{info['flops'] / seconds / 1e9:7.0f}  {info['fraction_of_gemm_rate']:11.0%}"
         )
     write(
         f"{info['threads']} threads. Reference: {info['reference_rate']:.0f} patched forwards/s; matrix products of the "
