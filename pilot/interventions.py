@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import compress
+from typing import TYPE_CHECKING, NamedTuple
 
 from pilot.errors import PilotError
 
@@ -12,8 +13,7 @@ if TYPE_CHECKING:  # this module says what to patch, and needs no PyTorch to say
     from pilot.model import ModelConfig
 
 
-@dataclass(frozen=True, order=True)
-class HeadPatch:
+class HeadPatch(NamedTuple):
     """Replace the output of one head at positions start..stop-1 (`stop=None`: to the end)."""
 
     layer: int
@@ -36,9 +36,39 @@ def single_heads(config: ModelConfig) -> list[Intervention]:
     return [(HeadPatch(layer, head),) for layer in range(config.n_layers) for head in range(config.n_heads)]
 
 
+def single_positions(config: ModelConfig, seq_len: int) -> list[Intervention]:
+    """One intervention for each head and position: layer by layer, head by head, position by position."""
+    return position_windows(single_heads(config), seq_len, width=1)
+
+
+def position_windows(
+    interventions: Sequence[Intervention], seq_len: int, width: int, step: int = 1
+) -> list[Intervention]:
+    """Each intervention at a window of `width` positions that slides over the sequence `step` by `step`.
+
+    All windows of the first intervention come first. Raises PilotError for a width or step below 1 or a width above
+    `seq_len`.
+    """
+    if not (1 <= width <= seq_len and step >= 1):
+        raise PilotError(f"windows of {width} positions, {step} apart, do not fit a sequence of {seq_len}")
+    starts = range(0, seq_len - width + 1, step)
+    return [at_positions(intervention, start, start + width) for intervention in interventions for start in starts]
+
+
+def head_subsets(heads: Intervention) -> list[Intervention]:
+    """All 2**n sets of n heads. Number i holds head j if bit j of i is set: the order that pilot.statistics.shapley
+    takes its values in.
+    """
+    return [tuple(compress(heads, _bits(i, len(heads)))) for i in range(2 ** len(heads))]
+
+
+def _bits(number: int, n: int) -> list[int]:
+    return [number >> j & 1 for j in range(n)]
+
+
 def at_positions(intervention: Intervention, start: int, stop: int | None) -> Intervention:
     """The same heads, patched at positions start..stop-1 only."""
-    return tuple(replace(patch, start=start, stop=stop) for patch in intervention)
+    return tuple(patch._replace(start=start, stop=stop) for patch in intervention)
 
 
 def parse_positions(text: str) -> tuple[int, int | None]:

@@ -72,7 +72,7 @@ class Attention(nn.Module):
         z = self._attend(q, k, v)
         if self.record_head_output and not self.training:
             self.last_head_output = z
-        z = z.view(batch, seq, -1)
+        z = z.flatten(2)
         return self.out(z if read is None else z[read])
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

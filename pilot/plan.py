@@ -1,8 +1,9 @@
 """Plans a sweep: interventions as a trie by layer, so that what they share is computed once.
 
-A head patch leaves every layer below its own as it was. Two interventions that patch the same in layers 0 to l are one path
-of the trie down to there; they part in the first layer where they differ. A node is the residual stream that enters a
-layer, a branch what is patched in that layer. Positions left of the first change are as in the unpatched run, by causality.
+A head patch leaves every layer below its own as it was. Two interventions that patch the same in layers 0 to l are one
+path of the trie down to there; they part in the first layer where they differ. A node is the residual stream that
+enters a layer, a branch what is patched in that layer. Positions before the first change are as in the unpatched run,
+by causality.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Branch:
     """One way to patch a node's layer.
 
     patches       (head, start, stop) each, sorted, ranges of one head apart; () leaves the layer as it is
-    changed       positions where the residual stream behind the layer is not the unpatched run's; None: nowhere
+    changed       positions where the residual stream behind the layer is not the unpatched run's; None: nowhere, or
+                  behind the last layer
     node          the node that it leads to; None behind the last layer
     intervention  behind the last layer the number of the intervention that ends here
     """
@@ -43,7 +45,7 @@ class Node:
     layer: int
     changed: Span | None
     branches: list[Branch]
-    shape: int = 0
+    shape: int
 
 
 @dataclass(frozen=True)
@@ -88,46 +90,55 @@ class Planner:
 
     def __init__(self, interventions: Sequence[Intervention], config: ModelConfig):
         self._n_layers = config.n_layers
-        self._n_interventions = len(interventions)
         numbers: dict[Intervention, int] = {}
-        paths = np.empty((len(interventions), config.n_layers), dtype=np.int64)
+        self._paths = np.empty((len(interventions), config.n_layers), dtype=np.int64)
         for i, intervention in enumerate(interventions):
             by_layer: list[Intervention] = [()] * config.n_layers
             for patch in intervention:
                 by_layer[patch.layer] += (patch,)
-            paths[i] = [numbers.setdefault(patches, len(numbers)) for patches in by_layer]
-        self._patches, self._paths = list(numbers), paths.tolist()
+            self._paths[i] = [numbers.setdefault(patches, len(numbers)) for patches in by_layer]
+        self._patches = list(numbers)
 
     def plan(self, first: int, reads: tuple[int, ...]) -> Plan:
         """The trie for pairs that agree at all positions before `first`: nothing changes there."""
-        last, end = self._n_layers - 1, reads[-1] + 1
-        inner = [_reduce(patches, first, end) for patches in self._patches]
+        inner = [_reduce(patches, first, reads[-1] + 1) for patches in self._patches]
         at_last = [_narrow(patches, reads) for patches in inner]
-        root, duplicates = Node(0, None, []), []
-        branches: dict[tuple, Branch] = {}
-        for i, path in enumerate(self._paths):
-            node = root
-            for layer, number in enumerate(path):
-                patches = (inner if layer < last else at_last)[number]
-                branch = branches.get((id(node), patches))
-                if branch is None:
-                    branch = Branch(patches, _changed(node.changed, patches, end))
-                    if layer < last:
-                        branch.node = Node(layer + 1, branch.changed, [])
-                    branches[id(node), patches] = branch
-                    node.branches.append(branch)
-                node = branch.node
-            if branch.intervention is None:
-                branch.intervention = i
+        # Prefixes are numbered first: sums of patches build on each other.
+        known = sorted({*inner, *at_last})
+        number = {patches: i for i, patches in enumerate(known)}
+        paths = np.array([number[patches] for patches in inner])[self._paths]
+        paths[:, -1] = np.array([number[patches] for patches in at_last])[self._paths[:, -1]]
+        paths, intervention, path_of = np.unique(paths, axis=0, return_index=True, return_inverse=True)
+        same = intervention[path_of.ravel()]
+        duplicates = [(i, int(same[i])) for i in np.flatnonzero(same != np.arange(len(same))).tolist()]
+        builder = _Builder(known, paths, intervention, reads[-1] + 1)
+        return Plan(builder.node(0, None, 0, len(paths)), reads, duplicates)
+
+
+class _Builder:
+    """Makes the trie of sorted, distinct paths (n, n_layers): numbers of `known`, layer by layer."""
+
+    def __init__(self, known: list[tuple[LayerPatch, ...]], paths: np.ndarray, intervention: np.ndarray, end: int):
+        self._known, self._paths, self._intervention, self._end = known, paths, intervention.tolist(), end
+        self._shapes: dict[tuple, int] = {}
+
+    def node(self, layer: int, changed: Span | None, first: int, stop: int) -> Node:
+        """The node of paths first..stop-1, which are alike in the layers before `layer`."""
+        column = self._paths[first:stop, layer]
+        starts = first + np.flatnonzero(np.diff(column, prepend=-1))
+        numbers = self._paths[starts, layer].tolist()
+        ends = [*starts[1:].tolist(), stop]
+        branches = []
+        for number, low, high in zip(numbers, starts.tolist(), ends, strict=True):
+            patches = self._known[number]
+            if layer + 1 == self._paths.shape[1]:
+                branch = Branch(patches, None, intervention=self._intervention[low])
             else:
-                duplicates.append((i, branch.intervention))
-        plan = Plan(root, reads, duplicates)
-        shapes: dict[tuple, int] = {}
-        for node in plan.nodes():  # prefixes come first: sums of patches build on each other
-            node.branches.sort(key=lambda branch: (branch.changed or (-1, -1), branch.patches))
-            shape = node.changed, tuple(branch.patches for branch in node.branches)
-            node.shape = shapes.setdefault(shape, len(shapes))
-        return plan
+                after = _changed(changed, patches, self._end)
+                branch = Branch(patches, after, self.node(layer + 1, after, low, high))
+            branches.append(branch)
+        shape = self._shapes.setdefault((changed, *numbers), len(self._shapes))
+        return Node(layer, changed, branches, shape)
 
 
 def _reduce(patches: Intervention, first: int, end: int) -> tuple[LayerPatch, ...]:
