@@ -8,8 +8,10 @@ by causality.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +114,8 @@ class Planner:
         same = intervention[path_of.ravel()]
         duplicates = [(i, int(same[i])) for i in np.flatnonzero(same != np.arange(len(same))).tolist()]
         builder = _Builder(known, paths, intervention, reads[-1] + 1)
-        return Plan(builder.node(0, None, 0, len(paths)), reads, duplicates)
+        with _no_garbage_collection():
+            return Plan(builder.node(0, None, 0, len(paths)), reads, duplicates)
 
 
 class _Builder:
@@ -139,6 +142,18 @@ class _Builder:
             branches.append(branch)
         shape = self._shapes.setdefault((changed, *numbers), len(self._shapes))
         return Node(layer, changed, branches, shape)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """To look for garbage in a growing trie, which has none, takes several times as long as to grow it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _reduce(patches: Intervention, first: int, end: int) -> tuple[LayerPatch, ...]:

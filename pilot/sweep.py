@@ -5,24 +5,18 @@ Shapes: P pairs, T positions, R read positions, V vocabulary, M measures, H head
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from pilot.attention import which_impl
+from pilot.engine import Measure, Results, row_budget, sweep_trie
 from pilot.errors import PilotError
-from pilot.folding import fold
 from pilot.interventions import Intervention, check_intervention
 from pilot.model import ModelConfig, PilotTransformer
 from pilot.patching import attention_settings, head_outputs, patched
-from pilot.plan import Planner
-from pilot.walk import Chunk, Walker
-
-Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 @torch.no_grad()
@@ -45,7 +39,8 @@ def sweep(
                     for each layer (P or 1, T, H, D)
     interventions   tuples of HeadPatch; the empty tuple is the unpatched run
     read            (P, R) int64, the positions whose logits are wanted
-    measure         (logits (rows, R, V), pair (rows,) int64) -> (rows, M); None: the logits themselves
+    measure         (logits (rows, R, V), pair (rows,) int64) -> (rows, M), called from several threads; None: the
+                    logits themselves
     impl            "fused" and "eager" compute once what interventions have in common (pilot.plan), on the operators
                     or in PyTorch; "auto" is fused where it runs, else eager; "reference" runs the whole model for
                     every intervention
@@ -57,12 +52,11 @@ def sweep(
     room for, and for shapes that do not fit.
     """
     _check(model.config, recipient, donor, interventions, read)
-    device = model.unembed.weight.device
     bar = tqdm(
         total=len(interventions) * len(recipient), unit="forward", unit_scale=True, disable=None if progress else True
     )
-    results = _Results(len(interventions), len(recipient), measure, device, bar)
-    run = _sweep_whole_runs if impl == "reference" else _sweep_trie
+    results = Results(len(interventions), len(recipient), measure, bar)
+    run = _sweep_whole_runs if impl == "reference" else sweep_trie
     with bar:
         run(model, recipient, donor, interventions, read, resolve_impl(model, impl), rows or row_budget(model), results)
     return results.values.cpu()
@@ -88,71 +82,6 @@ def resolve_impl(model: PilotTransformer, impl: str) -> str:
     Raises PilotError if `impl` is "fused" and the operator cannot run.
     """
     return impl if impl == "reference" else which_impl(impl, model.unembed.weight.detach())
-
-
-def row_budget(model: PilotTransformer) -> int:
-    """How many rows of the residual stream to compute at a time on the model's device."""
-    return 4096
-
-
-class _Results:
-    """Where measured values are put, (n_interventions, P, ...), as they stream out of a sweep."""
-
-    def __init__(self, n_interventions: int, n_pairs: int, measure: Measure | None, device: torch.device, bar: tqdm):
-        self._shape, self._measure, self._device, self._bar = (n_interventions, n_pairs), measure, device, bar
-        self.values: Tensor | None = None
-
-    def put(self, numbers: Sequence[int], logits: Tensor, pairs: Tensor) -> None:
-        """Logits (n, B, R, V) of the interventions `numbers` (n,) on `pairs` (B,)."""
-        value = logits
-        if self._measure is not None:
-            pair = pairs.repeat(len(numbers))
-            value = self._measure(logits.flatten(0, 1), pair).unflatten(0, logits.shape[:2])
-        if self.values is None:
-            self.values = torch.empty(*self._shape, *value.shape[2:], dtype=value.dtype, device=value.device)
-        number = torch.as_tensor(numbers, device=pairs.device)
-        self.values[number[:, None], pairs] = value
-        self._bar.update(value.shape[0] * value.shape[1])
-
-    def repeat(self, numbers: Sequence[tuple[int, int]], pairs: Tensor) -> None:
-        """The first of each two interventions has the results of the second."""
-        if numbers:
-            to, source = torch.as_tensor(numbers, device=pairs.device).T
-            self.values[to[:, None], pairs] = self.values[source[:, None], pairs]
-            self._bar.update(len(numbers) * len(pairs))
-
-
-def _sweep_trie(model, recipient, donor, interventions, read, impl, rows, results) -> None:
-    device = model.unembed.weight.device
-    walker = Walker(fold(model), impl, rows)
-    planner = Planner(interventions, model.config)
-    # Pairs that begin to differ at one position, and are read at the same ones, stand together.
-    first = _first_difference(recipient, donor)
-    order = torch.from_numpy(np.lexsort([*read.T.flip(0).numpy(), first.numpy()]))
-    plan = planner.plan(int(first.min()), _positions(read))
-    at_once = max(1, rows // (plan.end * plan.fan_out))
-    for pairs in order.split(at_once):
-        plan = planner.plan(int(first[pairs].min()), _positions(read[pairs]))
-        tokens = recipient[pairs, : plan.end].to(device)
-        if isinstance(donor, Tensor):
-            source = [run.z for run in walker.unpatched(donor[pairs, : plan.end].to(device))]
-        else:
-            source = [(z if len(z) == 1 else z[pairs])[:, : plan.end].to(device) for z in donor]
-        put = partial(results.put, pairs=pairs.to(device))
-        walker.walk(Chunk(plan, walker.unpatched(tokens), source, read[pairs].to(device), put))
-        results.repeat(plan.duplicates, pairs.to(device))
-
-
-def _first_difference(recipient: Tensor, donor: Tensor | Sequence[Tensor]) -> Tensor:
-    """The first position where each pair's tokens differ, (P,); T where they are the same."""
-    if not isinstance(donor, Tensor):
-        return torch.zeros(len(recipient), dtype=torch.int64)
-    same = (recipient == donor).long()
-    return same.cumprod(1).sum(1)
-
-
-def _positions(read: Tensor) -> tuple[int, ...]:
-    return tuple(read.unique().tolist())
 
 
 def _sweep_whole_runs(model, recipient, donor, interventions, read, impl, rows, results) -> None:

@@ -13,10 +13,11 @@ import pytest
 import torch
 from project import no_compiler
 
+from pilot.engine import row_budget
 from pilot.interventions import head_subsets, single_heads, single_positions
 from pilot.model import ModelConfig, PilotTransformer
 from pilot.plan import Planner
-from pilot.sweep import row_budget, sweep
+from pilot.sweep import sweep
 from pilot.work import count_work, unpatched_flops
 
 if reason := no_compiler():

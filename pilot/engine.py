@@ -1,0 +1,130 @@
+"""Runs a trie sweep chunk by chunk: pairs are independent, so every core walks chunks of its own, by itself.
+
+Two cores on two chunks wait for nobody; two cores inside each small matrix product wait for each other after every one.
+
+Shapes: P pairs, B pairs of a chunk, T positions, R read positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pilot.folding import fold
+from pilot.interventions import Intervention
+from pilot.model import PilotTransformer
+from pilot.plan import Planner
+from pilot.walk import Chunk, Walker
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+
+class Results:
+    """Where measured values are put, (n_interventions, P, ...), as they stream out of a sweep, from any thread."""
+
+    def __init__(self, n_interventions: int, n_pairs: int, measure: Measure | None, bar: tqdm):
+        self._shape, self._measure, self._bar = (n_interventions, n_pairs), measure, bar
+        self._lock = threading.Lock()
+        self.values: Tensor | None = None
+
+    def put(self, numbers: Sequence[int], logits: Tensor, pairs: Tensor) -> None:
+        """Logits (n, B, R, V) of the interventions `numbers` (n,) on `pairs` (B,)."""
+        value = logits
+        if self._measure is not None:
+            pair = pairs.repeat(len(numbers))
+            value = self._measure(logits.flatten(0, 1), pair).unflatten(0, logits.shape[:2])
+        with self._lock:
+            if self.values is None:
+                self.values = torch.empty(*self._shape, *value.shape[2:], dtype=value.dtype, device=value.device)
+            self._bar.update(value.shape[0] * value.shape[1])
+        number = torch.as_tensor(numbers, device=pairs.device)
+        self.values[number[:, None], pairs] = value
+
+    def repeat(self, numbers: Sequence[tuple[int, int]], pairs: Tensor) -> None:
+        """The first of each two interventions has the results of the second."""
+        if numbers:
+            to, source = torch.as_tensor(numbers, device=pairs.device).T
+            self.values[to[:, None], pairs] = self.values[source[:, None], pairs]
+            with self._lock:
+                self._bar.update(len(numbers) * len(pairs))
+
+
+def row_budget(model: PilotTransformer) -> int:
+    """How many rows of the residual stream to compute at a time on the model's device."""
+    return 2048
+
+
+def sweep_trie(
+    model: PilotTransformer,
+    recipient: Tensor,
+    donor: Tensor | Sequence[Tensor],
+    interventions: Sequence[Intervention],
+    read: Tensor,
+    impl: str,
+    rows: int,
+    results: Results,
+) -> None:
+    """`pilot.sweep.sweep` by the trie, its arguments checked; `impl` "fused" or "eager"."""
+    device = model.unembed.weight.device
+    weights, own = fold(model), threading.local()
+    plan_for = lru_cache(maxsize=4)(Planner(interventions, model.config).plan)
+    # Pairs that begin to differ at one position, and are read at the same ones, stand together.
+    first = _first_difference(recipient, donor)
+    order = torch.from_numpy(np.lexsort([*read.T.flip(0).numpy(), first.numpy()]))
+
+    @torch.no_grad()  # which every thread has to say for itself
+    def walk(pairs: Tensor) -> None:
+        if not hasattr(own, "walker"):
+            own.walker = Walker(weights, impl, rows)
+        plan = plan_for(int(first[pairs].min()), _positions(read[pairs]))
+        tokens = recipient[pairs, : plan.end].to(device)
+        if isinstance(donor, Tensor):
+            source = [run.z for run in own.walker.unpatched(donor[pairs, : plan.end].to(device))]
+        else:
+            source = [(z if len(z) == 1 else z[pairs])[:, : plan.end].to(device) for z in donor]
+        put = partial(results.put, pairs=pairs.to(device))
+        own.walker.walk(Chunk(plan, own.walker.unpatched(tokens), source, read[pairs].to(device), put))
+        results.repeat(plan.duplicates, pairs.to(device))
+
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    widest = plan_for(int(first.min()), _positions(read))
+    at_once = max(1, min(rows // (widest.end * widest.fan_out), -(-len(order) // threads)))
+    chunks = order.split(at_once)
+    if min(threads, len(chunks)) == 1:
+        for pairs in chunks:
+            walk(pairs)
+        return
+    with _one_thread_each(threads) as pool:
+        for done in [pool.submit(walk, pairs) for pairs in chunks]:
+            done.result()
+
+
+@contextmanager
+def _one_thread_each(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of so many threads in which PyTorch computes on one core each."""
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
+
+
+def _first_difference(recipient: Tensor, donor: Tensor | Sequence[Tensor]) -> Tensor:
+    """The first position where each pair's tokens differ, (P,); T where they are the same."""
+    if not isinstance(donor, Tensor):
+        return torch.zeros(len(recipient), dtype=torch.int64)
+    same = (recipient == donor).long()
+    return same.cumprod(1).sum(1)
+
+
+def _positions(read: Tensor) -> tuple[int, ...]:
+    return tuple(read.unique().tolist())
