@@ -18,7 +18,7 @@ TINY = {
         "max_operand": 4,
         "operators": "+-",
         "max_operands": 3,
-        "train_size": 2000,
+        "train_size": 900,
         "val_size": 40,
         "test_size": 60,
         "pairs_per_edit": 60,
@@ -26,14 +26,15 @@ TINY = {
     "model": {"n_layers": 3, "n_heads": 3, "d_model": 48, "d_mlp": 64},
     "train": {
         "num_epochs": 3,
-        "examples_per_epoch": 5000,
+        "examples_per_epoch": 10000,
         "batch_size": 64,
         "muon_lr": 0.02,
         "warmup_steps": 5,
-        "snapshot_epochs": [1],
+        "snapshot_epochs": [1, 3],
     },
     "ablate": {"resamples": 200},
     "select": {"top_k": 2},
+    "patch": {"resamples": 200, "random_sets": 5, "exhaustive_pairs": 8},
 }
 
 
