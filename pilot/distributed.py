@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -24,6 +25,8 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     if not dist.is_torchelastic_launched():
         yield device
         return
+    # torchrun ends the others so when one has died; while they wait for that one no Python handler would run.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if device.type == "cuda":
         device = torch.device("cuda", local_rank)

@@ -130,7 +130,7 @@ def logit_difference_changes(
     impl: str = "auto",
     progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """LD changes and gaps alone, as in Effects: (n, P) float32 and (P,). One position is read: long sweeps are cheap."""
+    """LD changes and gaps alone, as in Effects: (n, P) float32 and (P,). One position is read: sweeps are cheap."""
     change, gap = np.empty((len(interventions), len(pairs)), dtype=np.float32), np.empty(len(pairs))
     for runs in paired_runs(pairs, direction):
         read = runs.contrast[:, None]
@@ -163,7 +163,7 @@ def _measures(runs: PairedRuns, donor_log_probs: Tensor) -> Callable[[Tensor, Te
     def measure(logits: Tensor, pair: Tensor) -> Tensor:
         log_probs = logits[:, 0].log_softmax(-1)
         wanted = donor_log_probs.to(logits.device)[pair]
-        kl = (wanted.exp() * (wanted - log_probs)).sum(-1)
+        kl = (wanted.exp() * (wanted - log_probs)).sum(-1).clamp(min=0)  # rounding makes equal ones differ
         given = _gives_answer(logits[:, 1:], runs, pair)
         return torch.stack([_logit_difference(logits[:, 0], runs, pair), kl, given.to(kl.dtype)], dim=1)
 

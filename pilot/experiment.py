@@ -107,8 +107,8 @@ def _check_known(effects: Effects, unchanged: Effects, all_heads: int) -> None:
     if max(moved, missed) > TOLERANCE:
         raise PilotError(
             f"the known controls fail: the recipient's own head outputs move its logit difference by {moved:.3g}, and "
-            f"all heads together miss the donor's by {missed:.3g} (rounding stays below {TOLERANCE}); no result of this "
-            "run can be trusted"
+            f"all heads together miss the donor's by {missed:.3g} (rounding stays below {TOLERANCE}); no result "
+            "of this run can be trusted"
         )
 
 

@@ -51,8 +51,9 @@ def count_work(plan: Plan, config: ModelConfig, n_reads: int) -> Work:
     return Work(tuple(attention), tuple(branches), tuple(positions), 2 * products)
 
 
-def forward_flops(config: ModelConfig, seq_len: int) -> int:
-    """Of one whole forward over `seq_len` positions, by the same rule: what the reference does for an intervention."""
+def unpatched_flops(config: ModelConfig, end: int) -> int:
+    """Of the run of one recipient or donor over `end` positions, up to the last layer's attention."""
     d = config.d_model
-    layer = seq_len * (4 * d * d + 2 * d * config.d_mlp) + sum(2 * d * (query + 1) for query in range(seq_len))
-    return 2 * (config.n_layers * layer + seq_len * d * config.vocab_size)
+    attention = end * 3 * d * d + sum(2 * d * (query + 1) for query in range(end))
+    rest = end * (d * d + 2 * d * config.d_mlp)
+    return 2 * (config.n_layers * attention + (config.n_layers - 1) * rest)

@@ -3,7 +3,7 @@
 from pilot.interventions import HeadPatch, head_subsets, single_heads, single_positions
 from pilot.model import ModelConfig
 from pilot.plan import Planner
-from pilot.work import count_work, forward_flops
+from pilot.work import count_work, unpatched_flops
 
 CONFIG = ModelConfig(n_layers=3, n_heads=2, d_model=8, d_mlp=5, context=6, vocab_size=7)
 
@@ -81,6 +81,6 @@ def test_floating_point_operations_are_counted_product_by_product():
     assert work([(HeadPatch(1, 0, 4, 6),)]).flops == 2 * (layer_1 + layer_2)
 
 
-def test_a_whole_forward_is_counted_by_the_same_rule():
-    attention = 2 * 8 * (1 + 2 + 3)
-    assert forward_flops(CONFIG, 3) == 2 * (3 * (3 * (4 * 64 + 2 * 40) + attention) + 3 * 8 * 7)
+def test_an_unpatched_run_ends_with_the_last_layers_attention():
+    attention = 3 * 3 * 64 + 2 * 8 * (1 + 2 + 3)
+    assert unpatched_flops(CONFIG, 3) == 2 * (3 * attention + 2 * 3 * (64 + 2 * 40))
