@@ -4,8 +4,8 @@ ablation_paren   exact match lost on parenthesised lines when the head's output 
 denoising        recovery when it is patched from the clean run into the corrupt one (pilot.effects)
 noising          recovery when it is patched from the corrupt run into the clean one
 
-All three are 0 for a head that does nothing. Recovery is a ratio of means over the pairs. Before a model tells the two
-answers of a pair apart, the ratio's denominator, the logit difference gap, is near zero and recovery is undefined.
+All three are 0 for a head that does nothing. Recovery, a ratio of means over the pairs, is a share of the logit
+difference gap that the model has at that epoch; while that gap is near zero, recovery is undefined.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Lines and pairs are the same at every checkpoint, so that its numbers compare: the confirm half of the parenthesised
 test lines, and the regroup pairs of the confirm split that the last checkpoint answers right on both sides.
+A head matters from the first epoch on from which its measure stays above patch.min_effect.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         args.metrics_dir / "trajectory.json",
         {"checkpoints": len(snapshots), "lines": len(lines), "pairs": len(pairs), "begins_to_matter": begins},
     )
-    _print(snapshots, measured, begins, params.patch.min_effect)
+    _print_results(snapshots, measured, begins, params.patch.min_effect)
     seconds = time.perf_counter() - started
     print(f"{len(snapshots)} checkpoints, {len(lines)} lines, {len(pairs)} {MAIN_EDIT} pairs: {seconds:.0f} s")
     print(f"Wrote {args.metrics_dir / 'trajectory.json'}")
@@ -86,7 +87,7 @@ def _rows(snapshots: Sequence[Snapshot], measured: Mapping[int, Mapping]) -> lis
     return rows
 
 
-def _print(
+def _print_results(
     snapshots: Sequence[Snapshot], measured: Mapping[int, Mapping], begins: Mapping[str, Mapping], least: float
 ) -> None:
     table = [
