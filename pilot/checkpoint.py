@@ -33,7 +33,10 @@ def read_checkpoint(path: Path | str) -> dict:
     Raises PilotError if the file is missing, damaged or not one of ours. Nothing in it is executed.
     """
     if not Path(path).is_file():
-        raise PilotError(f"{path}: no such checkpoint; train one with: dvc repro train")
+        raise PilotError(
+            f"{path}: no such checkpoint; train one with: dvc repro train (it keeps best, last and "
+            "train.snapshot_epochs)"
+        )
     content = unpack(path)
     if not isinstance(content, dict) or not isinstance(content.get("config"), dict) or "model" not in content:
         raise PilotError(f"{path}: not a checkpoint of this program: it lacks config and model")

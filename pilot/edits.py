@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pilot.expressions import OPERATORS, Grammar, groupings, kind_of, operand_count
 
 EDITS = ("regroup", "operator", "operand")
+MAIN_EDIT = "regroup"  # it moves nothing but parentheses
 
 _SYMBOL = re.compile(r"\d+|.")
 

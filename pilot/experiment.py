@@ -46,7 +46,7 @@ def usable_pairs(
     groups, counts = {}, {}
     for edit in EDITS:
         for split in SPLITS:
-            member = np.array([(pair.edit, pair.split) == (edit, split) for pair in pairs])
+            member = np.array([(pair.edit, pair.split) == (edit, split) for pair in pairs], dtype=bool)
             groups[edit, split] = [pairs[i] for i in np.flatnonzero(member & right & wide)]
             counts.setdefault(edit, {})[split] = {
                 "drawn": int(member.sum()),

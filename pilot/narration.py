@@ -12,6 +12,10 @@ from pilot.repair import Pair, Setting, control_heads, find_pairs, run_pairs
 RULE = "=" * 60
 
 
+class NoPair(PilotError):
+    """No wrong answer has a right one to be repaired from."""
+
+
 def title(target: Intervention) -> str:
     """`L2-H2`, `L2-H2 + L3-H1`, with ` at positions 5:10` where the patch is not everywhere."""
     heads = " + ".join(f"L{patch.layer}-H{patch.head}" for patch in target)
@@ -22,7 +26,7 @@ def title(target: Intervention) -> str:
 def narrate(setting: Setting, target: Intervention, control_head: int | None = None) -> None:
     """Print experiment, controls and summary for one target on the first pair that fits.
 
-    Raises PilotError if the target does not fit the model or the pair, or if there is no pair.
+    Raises PilotError if the target does not fit the model or the pair, NoPair if there is no pair.
     """
     model, examples = setting.model, setting.examples
     _section("Activation Patching Experiment")
@@ -61,23 +65,23 @@ def narrate(setting: Setting, target: Intervention, control_head: int | None = N
 def first_pair(setting: Setting) -> Pair:
     """The first wrong example with a right one of its length, or else of the next larger one.
 
-    Raises PilotError if none is right, none is wrong, or no right one is long enough.
+    Raises NoPair if none is right, none is wrong, or no right one is long enough.
     """
     right, wrong = np.flatnonzero(setting.correct), np.flatnonzero(~setting.correct)
     accuracy = f"{setting.metric} is {setting.correct.mean():.1%} on {len(setting.correct)} examples"
     if not len(right):
-        raise PilotError(
+        raise NoPair(
             f"Could not find a correctly predicted example ({accuracy}): train longer (train.num_epochs), or pass a "
             "better --checkpoint"
         )
     if not len(wrong):
-        raise PilotError(
+        raise NoPair(
             f"Could not find an incorrectly predicted example ({accuracy}): there is nothing to repair; pass a harder "
             "--test-path or an earlier --checkpoint"
         )
     pairs = find_pairs(setting.examples, wrong, right, per_recipient=1)
     if not pairs:
-        raise PilotError(
+        raise NoPair(
             f"Could not find a correctly predicted example as long as an incorrectly predicted one ({accuracy}): "
             "pass a larger --test-path"
         )

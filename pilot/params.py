@@ -7,7 +7,16 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 
 from pilot.errors import PilotError
@@ -38,7 +47,7 @@ class DataParams(_Section):
     train_size: Count
     flat_fraction: Annotated[float, Field(ge=0, le=1)]
     val_size: Count
-    test_size: Count
+    test_size: Annotated[int, Field(ge=2, lt=2**31)]  # both halves need a line
     pairs_per_edit: Annotated[int, Field(ge=2)]
 
     @model_validator(mode="after")
@@ -68,6 +77,16 @@ class TrainParams(_Section):
     adamw_lr: Rate
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
     snapshot_epochs: list[Count]
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """What training keeps as checkpoint_NAME.pt: best, last, and epoch_NNN for each snapshot."""
+        epochs = sorted(epoch for epoch in set(self.snapshot_epochs) if epoch <= self.num_epochs)
+        return ["best", "last", *(f"epoch_{epoch:03d}" for epoch in epochs)]
+
+
+class AnalysisParams(_Section):
+    checkpoint: str
 
 
 class SweepParams(_Section):
@@ -105,10 +124,22 @@ class Params(_Section):
     data: DataParams
     model: ModelParams
     train: TrainParams
+    analysis: AnalysisParams
     sweep: SweepParams
     ablate: AblateParams
     select: SelectParams
     patch: PatchParams
+
+    @field_validator("analysis")
+    @classmethod
+    def _kept(cls, analysis: AnalysisParams, info: ValidationInfo):
+        train = info.data.get("train")  # None if it is wrong itself
+        if train and analysis.checkpoint not in train.checkpoints:
+            raise ValueError(
+                f"checkpoint {analysis.checkpoint!r} is none that training keeps ({', '.join(train.checkpoints)}); for "
+                "another epoch, up to train.num_epochs, add it to train.snapshot_epochs"
+            )
+        return analysis
 
 
 def load_params(path: Path | str = "params.yaml") -> Params:

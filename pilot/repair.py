@@ -127,20 +127,17 @@ def repair_rates(
 
     Recipients are the wrong answers; donors are right ones, and for the control other wrong ones. A rate's
     interval treats the pairs of one recipient as related (pilot.statistics.clustered_rate). Pairs too short for a
-    target's positions are left out of its rate, and a target or control that has no pair is left out of the result.
-    Raises PilotError if no wrong answer has a right one to go with.
+    target's positions are left out of its rate, and a target or control that has no pair is left out of the result:
+    all of them where no wrong answer has a right one to go with. Raises PilotError if no lines are chosen.
     """
     numbers = np.arange(len(setting.examples))[lines]
+    if not len(numbers):
+        raise PilotError("this half of the test lines has none: pass a larger --test-path, or --half all")
     right, wrong = numbers[setting.correct[numbers]], numbers[~setting.correct[numbers]]
     pairs = {
         kind: find_pairs(setting.examples, wrong, donors, donors_per_recipient, np.random.default_rng(seed))
         for kind, donors in {"right_to_wrong": right, "wrong_to_wrong": wrong}.items()
     }
-    if not pairs["right_to_wrong"]:
-        raise PilotError(
-            f"no wrong answer has a right one of its length or longer ({len(right)} right and {len(wrong)} wrong "
-            "answers): pass a larger --test-path, or --half all"
-        )
     repair: dict[str, dict] = {}
     for name, target in tqdm(targets.items(), unit="target", disable=None if progress else True):
         needed = max(patch.start + 1 if patch.stop is None else patch.stop for patch in target)

@@ -1,14 +1,14 @@
 """Stage `counterfactual`: which heads are sufficient, which necessary, on pairs of expressions one edit apart.
 
-With `torchrun --nproc-per-node=2 -m stages.counterfactual` processes share the enumeration of all sets of heads. One
-that was killed goes on where it was when the same command is given again.
+With `torchrun --nproc-per-node=2 -m stages.counterfactual` processes share the sweep over all sets of heads, and the
+result is the same, bit for bit. One that was killed goes on where it was when the same command is given again.
 """
 
 from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import combinations
@@ -21,24 +21,30 @@ from tabulate import tabulate
 from pilot import distributed
 from pilot.checkpoint import load_model
 from pilot.cli import Parser, command, resolve_device
-from pilot.counterfactual import DIRECTIONS, read_pairs
-from pilot.edits import EDITS
+from pilot.counterfactual import DIRECTIONS, CounterfactualPair, read_pairs
+from pilot.edits import EDITS, MAIN_EDIT
 from pilot.effects import logit_difference_changes
 from pilot.enumeration import Game, best_sets, play, redundant_with
-from pilot.errors import PilotError
 from pilot.experiment import in_words, patch_pairs, usable_pairs, verdicts
 from pilot.extension import sources
 from pilot.files import write_csv, write_json
 from pilot.interventions import Intervention, single_heads
+from pilot.model import PilotTransformer
 from pilot.params import Params, PatchParams, load_params
-from pilot.position_map import PositionMap, position_map
+from pilot.position_map import position_map
 from pilot.resume import fingerprint
 from pilot.selection import pipeline_targets, read_selection
 from pilot.shards import Shards
 from pilot.statistics import selection_frequency
 from pilot.sweep import resolve_impl
 
-MAIN_EDIT = "regroup"  # the edit that moves nothing but parentheses: sets of heads and positions are looked at on it
+# The tables beside counterfactual.json, of MAIN_EDIT pairs; DVC wants them there even where they have no rows.
+TABLES = {
+    "head_positions": ("direction", "head", "position", "symbol", "value", "pairs"),
+    "interactions": ("direction", "head_a", "head_b", "value", "low", "high"),
+    "best_sets": ("direction", "size", "set", "heads", "value", "low", "high"),
+}
+Tables = dict[str, list[dict]]
 
 
 @command
@@ -53,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         "--state-dir",
         type=Path,
         default=Path("runs/.state/counterfactual"),
-        help="for what a killed run goes on with; shared by all processes, of this run alone (default: %(default)s)",
+        help="what a killed run goes on with; all its processes share it, and no other run (default: %(default)s)",
     )
     parser.add_device()
     args = parser.parse_args(argv)
@@ -72,54 +78,67 @@ def _analyse(args: Namespace, everything: Params, device: torch.device) -> None:
     groups, counts = distributed.from_main(
         lambda: usable_pairs(model, read_pairs(args.pairs, model.config.context), params.min_logit_gap, impl)
     )
-    if not all(groups[MAIN_EDIT, split] for split in ("select", "confirm")):
-        raise PilotError(
-            f"{args.pairs}: the model answers no {MAIN_EDIT} pair of one split right on both sides: train it longer "
-            "(train.num_epochs), or draw more pairs (data.pairs_per_edit)"
-        )
     select, confirm = groups[MAIN_EDIT, "select"], groups[MAIN_EDIT, "confirm"]
-    code = sources() if impl == "fused" else []
-    key = fingerprint({"device": device.type, "threads": torch.get_num_threads()}, [args.checkpoint, *code])
+    files = [args.checkpoint, *(sources() if impl == "fused" else ())]
+    key = fingerprint({"device": device.type, "threads": torch.get_num_threads()}, files)
     shards = Shards(args.state_dir, key)
     play_sets = partial(_play, model, select, confirm, tuple(sorted(ranked)), params, impl, shards)
     if not distributed.is_main():  # the others help with what takes long
-        if params.exhaustive:
+        if params.exhaustive and select and confirm:
             for direction in DIRECTIONS:
                 play_sets(direction)
         return
 
-    effects = {}
+    results: dict = {"fused": int(impl == "fused"), "pairs": counts, "effects": {}}
     for edit in EDITS:
         if pairs := groups[edit, "confirm"]:
-            effects[edit] = {
+            results["effects"][edit] = {
                 direction: patch_pairs(model, pairs, direction, targets, params, impl) for direction in DIRECTIONS
             }
-            _print_effects(edit, effects[edit], len(pairs))
-    heads = targets["all_heads"]
-    results = {
-        "fused": int(impl == "fused"),
-        "pairs": counts,
-        "effects": effects,
-        "verdict": verdicts(effects[MAIN_EDIT], [head.name for head in heads], params.min_effect),
-        "stability": {},
-    }
-    cells = []
-    for direction in DIRECTIONS:
-        change, _ = logit_difference_changes(model, select, direction, single_heads(model.config), impl)
-        frequency = selection_frequency(change, k, params.resamples, np.random.default_rng(params.seed))
-        results["stability"][direction] = dict(zip((head.name for head in heads), frequency.tolist(), strict=True))
-        cells += _cells(position_map(model, confirm, direction, impl), direction)
-    write_csv(args.metrics_dir / "head_positions.csv", list(cells[0]), cells)
-    if params.exhaustive:
-        results |= _enumerate(play_sets, ranked, params, results["verdict"], args.metrics_dir)
+            _print_effects(edit, results["effects"][edit], len(pairs))
+    tables: Tables = {name: [] for name in TABLES}
+    if select and confirm:
+        heads = [head.name for head in targets["all_heads"]]
+        results["verdict"] = verdicts(results["effects"][MAIN_EDIT], heads, params.min_effect)
+        results["stability"] = _stability(model, select, k, params, impl)
+        tables["head_positions"] = _head_positions(model, confirm, impl)
+        if params.exhaustive:
+            results["shapley"] = _enumerate(play_sets, ranked, params, results["verdict"], tables)
+        _print_verdict(results["verdict"])
+    else:
+        print(
+            f"No verdict: of the {MAIN_EDIT} pairs {args.checkpoint} answers {len(select)} select and {len(confirm)} "
+            "confirm ones right on both sides and clearly; both splits need some"
+        )
+    for name, rows in tables.items():
+        write_csv(args.metrics_dir / f"{name}.csv", TABLES[name], rows)
     write_json(args.metrics_dir / "counterfactual.json", results)
     shards.remove()
-    _print_verdict(results["verdict"])
     print(f"Wrote {args.metrics_dir / 'counterfactual.json'}")
 
 
+def _stability(
+    model: PilotTransformer, pairs: Sequence[CounterfactualPair], k: int, params: PatchParams, impl: str
+) -> dict[str, dict[str, float]]:
+    """How often each head is among the k of largest effect when the pairs are drawn anew, by direction."""
+    heads = single_heads(model.config)
+    stability = {}
+    for direction in DIRECTIONS:
+        change, _ = logit_difference_changes(model, pairs, direction, heads, impl)
+        frequency = selection_frequency(change, k, params.resamples, np.random.default_rng(params.seed))
+        stability[direction] = {head.name: float(share) for (head,), share in zip(heads, frequency, strict=True)}
+    return stability
+
+
 def _play(
-    model, select, confirm, heads: Intervention, params: PatchParams, impl: str, shards: Shards, direction: str
+    model: PilotTransformer,
+    select: Sequence[CounterfactualPair],
+    confirm: Sequence[CounterfactualPair],
+    heads: Intervention,
+    params: PatchParams,
+    impl: str,
+    shards: Shards,
+    direction: str,
 ) -> dict[str, Game | None]:
     """Every set of the heads on the first pairs of each split: the games by split, None in all but the main process."""
     games = {}
@@ -135,32 +154,33 @@ def _enumerate(
     ranked: Intervention,
     params: PatchParams,
     verdict: dict[str, dict],
-    metrics_dir: Path,
-) -> dict:
-    """Every set of heads, in both directions: returns Shapley values, writes tables of interactions and best sets."""
+    tables: Tables,
+) -> dict[str, dict]:
+    """Every set of heads, in both directions: returns Shapley values, fills in the tables of interactions and best
+    sets, and adds to each head's verdict whether it is redundant.
+    """
     names = [head.name for head in sorted(ranked)]
-    shapley, interactions, sets = {}, [], []
+    shapley = {}
     for direction in DIRECTIONS:
         games = play_sets(direction)
         rng = np.random.default_rng(params.seed)
         values = games["confirm"].shapley(params.resamples, rng)
         shapley[direction] = {name: asdict(values[i]) for i, name in enumerate(names)}
         mutual = games["confirm"].interactions(params.resamples, rng)
-        interactions += [
+        tables["interactions"] += [
             {"direction": direction, "head_a": names[i], "head_b": names[j], **asdict(mutual[i, j])}
             for i, j in combinations(range(len(names)), 2)
         ]
         best = best_sets(games["select"], games["confirm"], ranked, params.resamples, params.seed)
-        sets += [{"direction": direction, **row} for row in best]
+        tables["best_sets"] += [{"direction": direction, **row} for row in best]
         if direction == "denoising":
             for name, partner in zip(names, redundant_with(mutual, params.min_interaction), strict=True):
                 verdict[name]["redundant"] = int(partner is not None)
-    write_csv(metrics_dir / "interactions.csv", list(interactions[0]), interactions)
-    write_csv(metrics_dir / "best_sets.csv", ["direction", "size", "set", "heads", "value", "low", "high"], sets)
-    return {"shapley": shapley}
+    return shapley
 
 
-def _cells(found: PositionMap, direction: str) -> list[dict]:
+def _head_positions(model: PilotTransformer, pairs: Sequence[CounterfactualPair], impl: str) -> list[dict]:
+    maps = {direction: position_map(model, pairs, direction, impl) for direction in DIRECTIONS}
     return [
         {
             "direction": direction,
@@ -170,6 +190,7 @@ def _cells(found: PositionMap, direction: str) -> list[dict]:
             "value": found.recovery[i, position],
             "pairs": found.pairs,
         }
+        for direction, found in maps.items()
         for i, (head,) in enumerate(found.heads)
         for position, symbol in enumerate(found.symbols)
     ]

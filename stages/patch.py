@@ -21,7 +21,7 @@ from pilot.interventions import (
     single_heads,
 )
 from pilot.model import ModelConfig
-from pilot.narration import RULE, narrate
+from pilot.narration import RULE, NoPair, narrate
 from pilot.params import load_params
 from pilot.repair import Setting, control_heads, repair_rates
 from pilot.scoring import score_model
@@ -83,13 +83,18 @@ def main(argv: list[str] | None = None) -> None:
         if span:
             narrated = [at_positions(target, *span) for target in narrated]
             targets = {f"{name}@{args.positions}": at_positions(target, *span) for name, target in targets.items()}
-    for target in narrated:
-        narrate(setting, target, args.control_head)
+    output = args.output or (None if named or span else METRICS_FILE)
+    try:
+        for target in narrated:
+            narrate(setting, target, args.control_head)
+    except NoPair as error:
+        if not output:
+            raise
+        print(f"Nothing to tell. {error}\n")  # the counts are results too, of an early checkpoint for instance
 
     lines = HALVES[args.half]
     results = repair_rates(setting, targets, lines, params.donors_per_recipient, params.seed, progress=True)
     _print_rates(results, metric)
-    output = args.output or (None if named or span else METRICS_FILE)
     if output:
         write_json(output, results)
         print(f"Wrote {output}")

@@ -56,7 +56,7 @@ def training(folder: Path) -> Program:
 
 
 def sweep(folder: Path) -> Program:
-    """All sets of heads of `folder`/runs/checkpoint_best.pt on the pairs in `folder`/data, into `folder`/out/metrics."""
+    """All sets of heads of the checkpoint in `folder`/runs on the pairs in `folder`/data, into `folder`/out/metrics."""
     names = {
         "--config": "params.yaml",
         "--checkpoint": "runs/checkpoint_best.pt",

@@ -139,7 +139,7 @@ def test_an_integer_of_too_many_digits_is_refused(tmp_path):
     ids=lambda surprise: surprise[:12],
 )
 def test_surprises_of_yaml_are_refused(tmp_path, surprise):
-    for place in (b"seed: 1", b'operators: "+-*"', b"snapshot_epochs: [1, 2, 3, 5, 10, 15]"):
+    for place in (b"seed: 1", b'operators: "+-*"', b"snapshot_epochs: [1, 2, 3, 5, 10, 15, 20]"):
         key = place.partition(b": ")[0]
         content = PARAMS.replace(place, key + b": " + surprise.encode(), 1)
         assert content != PARAMS

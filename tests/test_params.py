@@ -13,6 +13,17 @@ def test_the_committed_file_is_valid():
     assert params.train.muon_lr < 1
 
 
+def test_any_kept_checkpoint_can_be_analysed(tmp_path):
+    path = tmp_path / "params.yaml"
+    text = TEXT.replace("num_epochs: 20", "num_epochs: 5")
+    path.write_text(text)
+    kept = load_params(path).train.checkpoints
+    assert kept == ["best", "last", "epoch_001", "epoch_002", "epoch_003", "epoch_005"]
+    for name in kept:
+        path.write_text(text.replace("checkpoint: best", f"checkpoint: {name}"))
+        assert load_params(path).analysis.checkpoint == name
+
+
 def test_numbers_are_read_as_dvc_reads_them(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(TEXT.replace("adamw_lr: 0.003", "adamw_lr: 3e-3"))
@@ -35,6 +46,13 @@ def test_numbers_are_read_as_dvc_reads_them(tmp_path):
         ("ablation: mean", "ablation: median", "select.ablation: must be 'zero', 'mean' or 'resample', not 'median'"),
         ('"+-*"', '"+/"', r"data.operators: must hold some of \+ - \*, each once"),
         ("min_operands: 2", "min_operands: 6", "min_operands must not be larger than max_operands"),
+        (
+            "checkpoint: best",
+            "checkpoint: epoch_004",
+            r"analysis: checkpoint 'epoch_004' is none that training keeps \(best, last, epoch_001, .*epoch_020\); for "
+            "another epoch, up to train.num_epochs, add it to train.snapshot_epochs",
+        ),
+        ("checkpoint: best", "checkpoint: 5", "analysis.checkpoint: must be a valid string, not 5"),
         ('"0:6"', '"0-6"', "patch.position_ranges.0: .*not '0-6'"),
     ],
 )

@@ -16,6 +16,8 @@ import pytest
 from project import ROOT, imported_files, write_params
 from ruamel.yaml import YAML
 
+from pilot.trajectory import MEASURES
+
 PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = PIPELINE["stages"]
 
@@ -34,7 +36,9 @@ def test_stages_that_run_the_operator_depend_on_its_sources():
 
 
 def test_every_stage_says_what_it_does():
-    assert list(STAGES) == ["generate", "train", "ablate", "select", "patch", "report", "planted"]
+    assert list(STAGES) == [
+        *("generate", "train", "ablate", "select", "counterfactual", "patch", "trajectory", "report", "planted")
+    ]
     assert all(stage["desc"] for stage in STAGES.values())
 
 
@@ -106,7 +110,8 @@ def test_repro_makes_everything_once(clone):
     assert "Running stage" not in _dvc(clone, "repro")
 
     shown = json.loads(_dvc(clone, "metrics", "show", "--json"))
-    names = ("train", "ablation", "selection", "patching", "planted")
+    snapshots = ("trajectory/epoch_001", "trajectory/epoch_003")
+    names = ("train", "ablation", "selection", "counterfactual", "patching", "trajectory", *snapshots, "planted")
     assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in names}
 
 
@@ -186,6 +191,55 @@ def test_a_clone_that_pulls_over_s3_recomputes_nothing(clone, tmp_path, monkeypa
         _pull_into_another_clone(clone, tmp_path / "another", {"core.remote": "s3", **options})
     finally:
         server.stop()
+
+
+def _readme_commands(section: str) -> list[str]:
+    """The indented lines of a section of the README, their comments cut off."""
+    text = (ROOT / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    return [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def test_the_readmes_commands_compare_checkpoints_without_training(clone):
+    _reproduced(clone)
+    commands = _readme_commands("Across checkpoints")
+    output = {}
+    for command in commands:
+        early_and_late = command.replace("020", "003").replace("005", "001")  # what there is in the clone
+        output[command] = _run(clone, "sh", "-c", early_and_late)
+        if "exp run" in command:
+            assert "Stage 'train' didn't change, skipping" in output[command]
+            assert "Running stage 'counterfactual'" in output[command]
+    assert _run(clone, "git", "status", "--short") == ""
+    for metric in ("baseline.paren", "impact.mean.L0H0.paren.value"):
+        assert metric in output["dvc metrics diff epoch-005 epoch-020"]
+
+    diff = json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "epoch-003"))
+    ablation, counterfactual = diff["metrics/ablation.json"], diff["metrics/counterfactual.json"]
+    assert ablation["baseline.paren"]["diff"] > 0, "it has learned between the epochs"
+    for direction in ("denoising", "noising"):
+        for patched in ("L2H2", "top_k"):
+            assert counterfactual[f"effects.regroup.{direction}.{patched}.recovery.value"]["new"] is not None
+        assert counterfactual[f"shapley.{direction}.L2H2.value"]["new"] is not None
+    _run(clone, "git", "tag", "tagged")
+    assert json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "tagged")).keys() >= diff.keys()
+
+
+def test_a_checkpoint_that_training_does_not_keep_is_named(clone):
+    _reproduced(clone)
+    message = r"analysis: checkpoint 'epoch_002' is none that training keeps \(best, last, epoch_001, epoch_003\); for"
+    with pytest.raises(AssertionError, match=message):
+        _dvc(clone, "exp", "run", "-S", "analysis.checkpoint=epoch_002")
+    _run(clone, "git", "restore", ".")
+
+
+def test_the_plot_of_the_trajectory_draws_every_head(clone):
+    _reproduced(clone)
+    shown = json.loads(_dvc(clone, "plots", "show", "--json", "metrics/trajectory.csv"))
+    (plot,) = shown["metrics/trajectory.csv"]
+    encoding = plot["content"]["spec"]["encoding"]
+    assert [encoding[channel]["field"] for channel in ("x", "y", "color")] == ["epoch", "value", "head"]
+    drawn = {(row["head"], row["measure"]) for row in plot["content"]["data"]["values"] if row["head"]}
+    assert drawn == {(f"L{i}H{j}", measure) for i in range(3) for j in range(3) for measure in MEASURES}
 
 
 def test_an_experiment_changes_a_parameter_and_can_be_compared(clone):

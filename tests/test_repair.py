@@ -82,15 +82,14 @@ def test_rates_count_the_outcomes(setting):
     assert "late" not in results["repair"], "no sequence is that long"
 
 
-def test_no_pairs_is_said(setting):
-    with pytest.raises(PilotError, match="no wrong answer has a right one of its length"):
-        repair_rates(
-            Setting(setting.model, "", setting.examples, np.ones_like(setting.correct), "exact_match"),
-            {"L0H0": (HeadPatch(0, 0),)},
-            slice(None),
-            donors_per_recipient=1,
-            seed=0,
-        )
+def test_without_pairs_only_what_there_is_is_counted(setting):
+    right = Setting(setting.model, "", setting.examples, np.ones_like(setting.correct), "exact_match")
+    results = repair_rates(right, {"L0H0": (HeadPatch(0, 0),)}, slice(None), donors_per_recipient=1, seed=0)
+    assert (results["accuracy"], results["wrong_answers"]) == (1, 0)
+    assert results["pairs"] == {"right_to_wrong": 0, "wrong_to_wrong": 0}
+    assert results["repair"] == {}
+    with pytest.raises(PilotError, match="this half of the test lines has none"):
+        repair_rates(right, {"L0H0": (HeadPatch(0, 0),)}, slice(0), donors_per_recipient=1, seed=0)
 
 
 def test_controls_are_other_heads_of_the_same_layers_and_positions():

@@ -17,7 +17,7 @@ from pilot.model import PilotTransformer
 from pilot.params import load_params
 from pilot.sampling import draw_pairs
 from pilot.scoring import score_model
-from stages import ablate, generate, patch, report, select_heads, train
+from stages import ablate, counterfactual, generate, patch, report, select_heads, train
 
 
 @pytest.fixture
@@ -188,6 +188,41 @@ def test_no_right_or_no_wrong_example_is_said_with_the_accuracy(workspace, capsy
         "Could not find a correctly predicted example (exact_match is 0.0%",
         "train longer",
     )
+
+
+def test_an_untrained_checkpoint_is_analysed_as_far_as_there_is_something(workspace, capsys):
+    torch.manual_seed(0)
+    save_model(PilotTransformer(load_model(CHECKPOINT[1]).config), "untrained.pt")
+    untrained = ["--checkpoint", "untrained.pt", "--device", "cpu"]
+    assert ablate.main(untrained) == 0
+    assert select_heads.main([]) == 0
+    capsys.readouterr()
+    assert counterfactual.main(untrained) == 0
+    out = capsys.readouterr().out
+    assert "No verdict: of the regroup pairs untrained.pt answers 0 select and 0 confirm ones right" in out
+    results = json.loads((workspace / "metrics/counterfactual.json").read_text())
+    assert results["pairs"]["regroup"]["confirm"]["drawn"] > 0 == results["pairs"]["regroup"]["confirm"]["usable"]
+    assert results["effects"] == {}
+    assert "verdict" not in results
+    for name, columns in counterfactual.TABLES.items():
+        assert (workspace / f"metrics/{name}.csv").read_text() == ",".join(columns) + "\n"
+    assert patch.main(untrained) == 0
+    assert (
+        "Nothing to tell. Could not find a correctly predicted example (exact_match is 0.0%" in capsys.readouterr().out
+    )
+    results = json.loads((workspace / "metrics/patching.json").read_text())
+    assert results["accuracy"] == 0 == results["pairs"]["right_to_wrong"]
+    assert results["repair"] == {}
+
+
+def test_without_every_set_of_heads_the_tables_of_sets_have_no_rows(analysed):
+    write_params(analysed / "params.yaml", patch={"exhaustive": False})
+    assert counterfactual.main(CHECKPOINT) == 0
+    lines = {name: len((analysed / f"metrics/{name}.csv").read_text().splitlines()) for name in counterfactual.TABLES}
+    assert lines["interactions"] == lines["best_sets"] == 1
+    assert lines["head_positions"] > 9
+    results = json.loads((analysed / "metrics/counterfactual.json").read_text())
+    assert set(results) == {"fused", "pairs", "effects", "verdict", "stability"}
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from pilot.tokens import decode
 from pilot.training import Training, _batches, _Schedule
 from stages import train
 
-FILES = ("checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_epoch_001.pt")
+FILES = ("checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_epoch_001.pt", "checkpoint_epoch_003.pt")
 
 
 def test_a_pass_visits_every_example_once_in_batches_of_one_length():

@@ -1,0 +1,104 @@
+"""Stage `trajectory`: when each head begins to matter, over the checkpoints that training kept.
+
+Lines and pairs are the same at every checkpoint, so that its numbers compare: the confirm half of the parenthesised
+test lines, and the regroup pairs of the confirm split that the last checkpoint answers right on both sides.
+A head matters from the first epoch on from which its measure stays above patch.min_effect.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+from tqdm import tqdm
+
+from pilot.checkpoint import load_model
+from pilot.cli import Parser, command, resolve_device
+from pilot.counterfactual import read_pairs
+from pilot.dataset import HALVES, buckets_by_length, read_examples
+from pilot.edits import MAIN_EDIT
+from pilot.experiment import usable_pairs
+from pilot.files import write_csv, write_json
+from pilot.params import load_params
+from pilot.sweep import resolve_impl
+from pilot.trajectory import MEASURES, Snapshot, begins_to_matter, measure_heads, read_snapshots
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m stages.trajectory", description=__doc__)
+    parser.add_config()
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/pilot"), help="checkpoints (default: %(default)s)")
+    parser.add_argument("--data-dir", type=Path, default=Path("data"), help="folder of the data (default: %(default)s)")
+    parser.add_argument("--metrics-dir", type=Path, default=Path("metrics"), help="(default: %(default)s)")
+    parser.add_device()
+    args = parser.parse_args(argv)
+    started = time.perf_counter()
+    device = resolve_device(args.device)
+    params = load_params(args.config)
+    snapshots = read_snapshots(args.run_dir)
+    last = load_model(snapshots[-1].path, device)
+    impl = resolve_impl(last, params.sweep.impl)
+    val = buckets_by_length(read_examples(args.data_dir / "pilot_val.jsonl", last.config.context))
+    lines = read_examples(args.data_dir / "pilot_test_paren.jsonl", last.config.context)[HALVES["confirm"]]
+    group = (MAIN_EDIT, "confirm")
+    drawn = read_pairs(args.data_dir / "pilot_pairs.jsonl", last.config.context)
+    drawn = [pair for pair in drawn if (pair.edit, pair.split) == group]
+    pairs = usable_pairs(last, drawn, params.patch.min_logit_gap, impl)[0][group]
+
+    measured = {
+        snapshot.epoch: measure_heads(
+            load_model(snapshot.path, device), val, buckets_by_length(lines), pairs, params.patch.min_logit_gap, impl
+        )
+        for snapshot in tqdm(snapshots, unit="checkpoint", disable=None)
+    }
+    begins = begins_to_matter(measured, params.patch.min_effect)
+
+    for snapshot in snapshots:
+        path = args.metrics_dir / "trajectory" / f"epoch_{snapshot.epoch:03d}.json"
+        write_json(path, {"val": snapshot.val, **measured[snapshot.epoch]})
+    write_csv(args.metrics_dir / "trajectory.csv", ("epoch", "head", "measure", "value"), _rows(snapshots, measured))
+    write_json(
+        args.metrics_dir / "trajectory.json",
+        {"checkpoints": len(snapshots), "lines": len(lines), "pairs": len(pairs), "begins_to_matter": begins},
+    )
+    _print_results(snapshots, measured, begins, params.patch.min_effect)
+    seconds = time.perf_counter() - started
+    print(f"{len(snapshots)} checkpoints, {len(lines)} lines, {len(pairs)} {MAIN_EDIT} pairs: {seconds:.0f} s")
+    print(f"Wrote {args.metrics_dir / 'trajectory.json'}")
+
+
+def _rows(snapshots: Sequence[Snapshot], measured: Mapping[int, Mapping]) -> list[dict]:
+    """One row for each number: of a head, or of the whole model where `head` is left out."""
+    rows = []
+    for snapshot in snapshots:
+        its = measured[snapshot.epoch]
+        whole = {f"val_{kind}": accuracy for kind, accuracy in snapshot.val.items()}
+        if "logit_gap" in its:
+            whole["logit_gap"] = its["logit_gap"]
+        rows += [{"epoch": snapshot.epoch, "measure": name, "value": value} for name, value in whole.items()]
+        rows += [
+            {"epoch": snapshot.epoch, "head": head, "measure": measure, "value": value}
+            for measure in MEASURES
+            for head, value in its.get(measure, {}).items()
+        ]
+    return rows
+
+
+def _print_results(
+    snapshots: Sequence[Snapshot], measured: Mapping[int, Mapping], begins: Mapping[str, Mapping], least: float
+) -> None:
+    table = [
+        [snapshot.epoch, *snapshot.val.values(), measured[snapshot.epoch].get("logit_gap")] for snapshot in snapshots
+    ]
+    print(tabulate(table, headers=["epoch", "val flat", "val paren", "logit gap"], floatfmt=".3f"))
+    print(f"\nThe epoch from which on each measure of a head stays above {least}")
+    heads = measured[snapshots[-1].epoch]["ablation_paren"]
+    table = [[head, *(begins.get(measure, {}).get(head) for measure in MEASURES)] for head in heads]
+    print(tabulate(table, headers=["head", *MEASURES]))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
