@@ -128,7 +128,6 @@ def logit_difference_changes(
     direction: str,
     interventions: Sequence[Intervention],
     impl: str = "auto",
-    progress: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """LD changes and gaps alone, as in Effects: (n, P) float32 and (P,). One position is read: sweeps are cheap."""
     change, gap = np.empty((len(interventions), len(pairs)), dtype=np.float32), np.empty(len(pairs))
@@ -142,16 +141,7 @@ def logit_difference_changes(
             sweep(model, ids, ids, [()], read=read, measure=measure, impl=impl)[0, :, 0]
             for ids in (runs.recipient, runs.donor)
         ]
-        ld = sweep(
-            model,
-            runs.recipient,
-            runs.donor,
-            interventions,
-            read=read,
-            measure=measure,
-            impl=impl,
-            progress=progress,
-        )
+        ld = sweep(model, runs.recipient, runs.donor, interventions, read=read, measure=measure, impl=impl)
         change[:, runs.index] = ld[..., 0] - unpatched[0]
         gap[runs.index] = unpatched[1] - unpatched[0]
     return change, gap

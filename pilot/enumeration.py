@@ -12,16 +12,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 
 from pilot.coalitions import best_of_each_size, shapley, shapley_interactions
-from pilot.counterfactual import CounterfactualPair
+from pilot.counterfactual import CounterfactualPair, paired_runs
 from pilot.effects import logit_difference_changes
 from pilot.errors import PilotError
 from pilot.interventions import Intervention, head_subsets
 from pilot.model import PilotTransformer
+from pilot.shards import Shards
 from pilot.statistics import Estimates, bootstrap_ratio
 
 MOST_HEADS = 20  # a million sets
+PAIRS_PER_CHUNK = 8  # what a kill can cost, and what a process computes at a time: seconds for 2**16 sets
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,33 @@ def play(
     direction: str,
     heads: Intervention,
     impl: str,
-    progress: bool = False,
-) -> Game:
-    """Patch every set of the heads on every pair. Raises PilotError for more than MOST_HEADS heads."""
+    shards: Shards | None = None,
+) -> Game | None:
+    """Patch every set of the heads on every pair. Raises PilotError for more than MOST_HEADS heads.
+
+    With `shards` the processes of the group share the work, and a killed sweep goes on where it was; all but the main
+    one return None.
+    """
     if len(heads) > MOST_HEADS:
         raise PilotError(f"{len(heads)} heads have 2**{len(heads)} sets, too many: set patch.exhaustive to false")
-    return Game(heads, *logit_difference_changes(model, pairs, direction, head_subsets(heads), impl, progress))
+    sets = head_subsets(heads)
+
+    def changes(chunk: Sequence[CounterfactualPair]) -> dict[str, torch.Tensor]:
+        change, gap = logit_difference_changes(model, chunk, direction, sets, impl)
+        return {"change": torch.from_numpy(change), "gap": torch.from_numpy(gap)}
+
+    # Runs of one length that differ from the same position on stand together: in a chunk they share work.
+    order = np.concatenate([runs.index for runs in paired_runs(pairs, direction)])
+    members = np.split(order, range(PAIRS_PER_CHUNK, len(order), PAIRS_PER_CHUNK))
+    chunks = [[pairs[i] for i in index] for index in members]
+    parameters = {"heads": heads, "direction": direction, "impl": impl}
+    results = map(changes, chunks) if shards is None else shards.results(parameters, chunks, changes)
+    if results is None:
+        return None
+    change, gap = np.empty((len(sets), len(pairs)), dtype=np.float32), np.empty(len(pairs))
+    for index, result in zip(members, results, strict=True):
+        change[:, index], gap[index] = result["change"], result["gap"]
+    return Game(heads, change, gap)
 
 
 def redundant_with(interactions: Estimates, least: float) -> list[int | None]:

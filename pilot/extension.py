@@ -67,8 +67,8 @@ def build_facts() -> dict[str, object]:
 
 
 def _load_or_build() -> ModuleType:
-    sources, flags = _sources(), _flags()
-    folder = _cache_root() / _key(sources, flags)
+    files, flags = sources(), _flags()
+    folder = _cache_root() / _key(files, flags)
     library = folder / f"{NAME}{sysconfig.get_config_var('EXT_SUFFIX') if os.name == 'nt' else '.so'}"
     built = folder / "built"  # written last: a build that was killed half way has no such file
     if built.exists():
@@ -93,7 +93,7 @@ def _load_or_build() -> ModuleType:
         ) from None
     with lock:
         if not built.exists():
-            _build(sources, flags, folder)
+            _build(files, flags, folder)
             built.touch()
     return _import(library)
 
@@ -168,7 +168,7 @@ def _with_cuda() -> bool:
     return CUDA_HOME is not None
 
 
-def _sources() -> list[Path]:
+def sources() -> list[Path]:
     """Every file of csrc, headers too (they are part of the cache key), in a fixed order."""
     root = _source_root()
     files = sorted(path for path in root.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))

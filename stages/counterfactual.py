@@ -1,28 +1,40 @@
-"""Stage `counterfactual`: which heads are sufficient, which necessary, on pairs of expressions one edit apart."""
+"""Stage `counterfactual`: which heads are sufficient, which necessary, on pairs of expressions one edit apart.
+
+With `torchrun --nproc-per-node=2 -m stages.counterfactual` processes share the sweep over all sets of heads, and the
+result is the same, bit for bit. One that was killed goes on where it was when the same command is given again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import torch
 from tabulate import tabulate
 
+from pilot import distributed
 from pilot.checkpoint import load_model
 from pilot.cli import Parser, command, resolve_device
 from pilot.counterfactual import DIRECTIONS, CounterfactualPair, read_pairs
 from pilot.edits import EDITS, MAIN_EDIT
 from pilot.effects import logit_difference_changes
-from pilot.enumeration import best_sets, play, redundant_with
+from pilot.enumeration import Game, best_sets, play, redundant_with
 from pilot.experiment import in_words, patch_pairs, usable_pairs, verdicts
+from pilot.extension import sources
 from pilot.files import write_csv, write_json
 from pilot.interventions import Intervention, single_heads
 from pilot.model import PilotTransformer
-from pilot.params import PatchParams, load_params
+from pilot.params import Params, PatchParams, load_params
 from pilot.position_map import position_map
+from pilot.resume import fingerprint
 from pilot.selection import pipeline_targets, read_selection
+from pilot.shards import Shards
 from pilot.statistics import selection_frequency
 from pilot.sweep import resolve_impl
 
@@ -43,16 +55,39 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=Path, default=Path("data/pilot_pairs.jsonl"), help="(default: %(default)s)")
     parser.add_argument("--selection", type=Path, default=Path("metrics/selection.json"), help="(default: %(default)s)")
     parser.add_argument("--metrics-dir", type=Path, default=Path("metrics"), help="(default: %(default)s)")
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        default=Path("runs/.state/counterfactual"),
+        help="what a killed run goes on with; all its processes share it, and no other run (default: %(default)s)",
+    )
     parser.add_device()
     args = parser.parse_args(argv)
-    device = resolve_device(args.device)
-    everything = load_params(args.config)
+    distributed.launch("stages.counterfactual", sys.argv[1:] if argv is None else argv)
+    device, params = resolve_device(args.device), load_params(args.config)
+    with distributed.process_group(device, fixed_threads=True) as device:
+        _analyse(args, params, device)
+
+
+def _analyse(args: Namespace, everything: Params, device: torch.device) -> None:
     params = everything.patch
     model = load_model(args.checkpoint, device)
-    impl = resolve_impl(model, everything.sweep.impl)
+    impl = distributed.from_main(lambda: resolve_impl(model, everything.sweep.impl))  # builds the operator, once
     ranked, k = read_selection(args.selection, model.config)
     targets = pipeline_targets(ranked, k, ())
-    groups, counts = usable_pairs(model, read_pairs(args.pairs, model.config.context), params.min_logit_gap, impl)
+    groups, counts = distributed.from_main(
+        lambda: usable_pairs(model, read_pairs(args.pairs, model.config.context), params.min_logit_gap, impl)
+    )
+    select, confirm = groups[MAIN_EDIT, "select"], groups[MAIN_EDIT, "confirm"]
+    files = [args.checkpoint, *(sources() if impl == "fused" else ())]
+    key = fingerprint({"device": device.type, "threads": torch.get_num_threads()}, files)
+    shards = Shards(args.state_dir, key)
+    play_sets = partial(_play, model, select, confirm, tuple(sorted(ranked)), params, impl, shards)
+    if not distributed.is_main():  # the others help with what takes long
+        if params.exhaustive and select and confirm:
+            for direction in DIRECTIONS:
+                play_sets(direction)
+        return
 
     results: dict = {"fused": int(impl == "fused"), "pairs": counts, "effects": {}}
     for edit in EDITS:
@@ -62,14 +97,13 @@ def main(argv: list[str] | None = None) -> None:
             }
             _print_effects(edit, results["effects"][edit], len(pairs))
     tables: Tables = {name: [] for name in TABLES}
-    select, confirm = groups[MAIN_EDIT, "select"], groups[MAIN_EDIT, "confirm"]
     if select and confirm:
         heads = [head.name for head in targets["all_heads"]]
         results["verdict"] = verdicts(results["effects"][MAIN_EDIT], heads, params.min_effect)
         results["stability"] = _stability(model, select, k, params, impl)
         tables["head_positions"] = _head_positions(model, confirm, impl)
         if params.exhaustive:
-            results["shapley"] = _enumerate(model, select, confirm, ranked, params, impl, results["verdict"], tables)
+            results["shapley"] = _enumerate(play_sets, ranked, params, results["verdict"], tables)
         _print_verdict(results["verdict"])
     else:
         print(
@@ -79,6 +113,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, rows in tables.items():
         write_csv(args.metrics_dir / f"{name}.csv", TABLES[name], rows)
     write_json(args.metrics_dir / "counterfactual.json", results)
+    shards.remove()
     print(f"Wrote {args.metrics_dir / 'counterfactual.json'}")
 
 
@@ -95,27 +130,39 @@ def _stability(
     return stability
 
 
-def _enumerate(
+def _play(
     model: PilotTransformer,
     select: Sequence[CounterfactualPair],
     confirm: Sequence[CounterfactualPair],
-    ranked: Intervention,
+    heads: Intervention,
     params: PatchParams,
     impl: str,
+    shards: Shards,
+    direction: str,
+) -> dict[str, Game | None]:
+    """Every set of the heads on the first pairs of each split: the games by split, None in all but the main process."""
+    games = {}
+    for split, pairs in (("select", select), ("confirm", confirm)):
+        chosen = pairs[: params.exhaustive_pairs]
+        print(f"{direction}: all {2 ** len(heads)} sets of heads on {len(chosen)} {split} pairs", flush=True)
+        games[split] = play(model, chosen, direction, heads, impl, shards)
+    return games
+
+
+def _enumerate(
+    play_sets: Callable[[str], dict[str, Game]],
+    ranked: Intervention,
+    params: PatchParams,
     verdict: dict[str, dict],
     tables: Tables,
 ) -> dict[str, dict]:
     """Every set of heads, in both directions: returns Shapley values, fills in the tables of interactions and best
     sets, and adds to each head's verdict whether it is redundant.
     """
-    heads, names = tuple(sorted(ranked)), [head.name for head in sorted(ranked)]
-    pairs = {"select": select[: params.exhaustive_pairs], "confirm": confirm[: params.exhaustive_pairs]}
+    names = [head.name for head in sorted(ranked)]
     shapley = {}
     for direction in DIRECTIONS:
-        games = {}
-        for split, chosen in pairs.items():
-            print(f"{direction}: all {2 ** len(heads)} sets of heads on {len(chosen)} {split} pairs", flush=True)
-            games[split] = play(model, chosen, direction, heads, impl, progress=True)
+        games = play_sets(direction)
         rng = np.random.default_rng(params.seed)
         values = games["confirm"].shapley(params.resamples, rng)
         shapley[direction] = {name: asdict(values[i]) for i, name in enumerate(names)}

@@ -5,9 +5,13 @@ from __future__ import annotations
 import ast
 import os
 import shutil
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +87,22 @@ def _runtime_nodes(node: ast.AST):
             continue
         yield child
         yield from _runtime_nodes(child)
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A small file system of its own at `folder`, where the machine lets one be mounted."""
+    folder.mkdir(parents=True)
+    mount = shutil.which("mount")
+    if (
+        not mount
+        or subprocess.run([mount, "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode
+    ):
+        pytest.skip("a file system cannot be mounted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 if __name__ == "__main__":  # the code deps of a stage, ready for dvc.yaml: python tests/project.py stages/train.py

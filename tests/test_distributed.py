@@ -18,6 +18,7 @@ from project import ROOT, write_params
 
 from pilot import distributed
 from pilot.dataset import Example, buckets_by_length
+from pilot.errors import PilotError
 from pilot.model import ModelConfig, PilotTransformer
 from pilot.params import load_params
 from pilot.training import Training
@@ -62,6 +63,32 @@ def test_a_program_by_itself_is_a_group_of_one():
         model = torch.nn.Linear(1, 1)
         assert distributed.data_parallel(model) is model
         assert distributed.total(torch.tensor(3.0)) == 3
+        assert distributed.from_main(lambda: "news") == "news"
+        distributed.barrier()
+
+
+def test_a_program_becomes_a_torchrun_of_the_processes_that_the_environment_asks_for(monkeypatch):
+    started = []
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append((path, command)))
+    for asked in (None, "", "3"):
+        monkeypatch.delenv("PILOT_PROCESSES", raising=False)
+        if asked is not None:
+            monkeypatch.setenv("PILOT_PROCESSES", asked)
+        assert started == []
+        distributed.launch("stages.counterfactual", ["--config", "params.yaml"])
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3"]
+    program = ["-m", "stages.counterfactual", "--config", "params.yaml"]
+    assert started == [(sys.executable, [sys.executable, *launcher, *program])]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "torchrun has started this one")
+    distributed.launch("stages.counterfactual", [])
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("asked", ["0", "-2", "two", "1.5"])
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, asked):
+    monkeypatch.setenv("PILOT_PROCESSES", asked)
+    with pytest.raises(PilotError, match=f"PILOT_PROCESSES={asked}: must be a number of processes, 1 or more"):
+        distributed.launch("stages.counterfactual", [])
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path):

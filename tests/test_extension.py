@@ -221,7 +221,7 @@ def test_the_wheel_brings_the_sources(tmp_path):
     subprocess.run([*command, str(tmp_path), str(copy)], check=True, stdin=subprocess.DEVNULL)
     (wheel,) = tmp_path.glob("*.whl")
     shutil.unpack_archive(wheel, tmp_path / "installed", format="zip")
-    key = "from pilot import extension as e; print(e._source_root(), e._key(e._sources(), e._flags()))"
+    key = "from pilot import extension as e; print(e._source_root(), e._key(e.sources(), e._flags()))"
     root, installed = run(key, cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")).stdout.split()
     assert Path(root) == tmp_path / "installed" / "pilot" / "csrc"
     assert installed == run(key).stdout.split()[1], "the same sources, so the same library"

@@ -8,13 +8,12 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from kills import results, start, train_with_kills
-from project import write_params
+from kills import results, run_with_kills, start, training
+from project import mounted, write_params
 
 from pilot.resume import SavedState, fingerprint
 from stages import generate, train
@@ -95,7 +94,7 @@ def workspace(task, tmp_path) -> Path:
 
 
 def test_killed_training_ends_in_the_same_bits(task, workspace):
-    train_with_kills(workspace, results(task / "whole"), kills=2, rng=random.Random())
+    run_with_kills(training(workspace), results(task / "whole"), kills=2, rng=random.Random())
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
@@ -103,7 +102,7 @@ def test_killed_training_ends_in_the_same_bits(task, workspace):
     ("number", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_a_signal_ends_training_with_a_word_and_the_same_command_goes_on(task, workspace, capsys, number, status, word):
-    process = start(workspace)
+    process = start(training(workspace))
     while not (workspace / "out/.state/pilot.pt").exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -116,24 +115,8 @@ def test_a_signal_ends_training_with_a_word_and_the_same_command_goes_on(task, w
     assert results(workspace / "out/pilot") == results(task / "whole")
 
 
-@contextmanager
-def _mounted(folder: Path, options: str):
-    """A small file system of its own at `folder`, where the machine lets one be mounted."""
-    folder.mkdir(parents=True)
-    mount = shutil.which("mount")
-    if (
-        not mount
-        or subprocess.run([mount, "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True).returncode
-    ):
-        pytest.skip("a file system cannot be mounted here")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_full_disk_is_said_and_training_goes_on_when_there_is_room(task, workspace, capsys):
-    with _mounted(workspace / "out", "size=1800k"):
+    with mounted(workspace / "out", "size=1800k"):
         assert _train(workspace, workspace / "out/pilot") == 2
         error = capsys.readouterr().err
         assert error.startswith(f"error: {workspace / 'out'}")
@@ -147,7 +130,7 @@ def test_a_full_disk_is_said_and_training_goes_on_when_there_is_room(task, works
 
 
 def test_a_read_only_folder_is_said(workspace, capsys):
-    with _mounted(workspace / "out", "ro"):
+    with mounted(workspace / "out", "ro"):
         assert _train(workspace, workspace / "out/pilot") == 2
         path = workspace / "out/pilot/checkpoint_last.pt"
         assert capsys.readouterr().err == f"error: {path}: cannot be written (Read-only file system)\n"
