@@ -47,7 +47,8 @@ def worked_example(model: PilotTransformer, pair: CounterfactualPair, selected: 
     """
     device = model.unembed.weight.device
     prompts = {
-        side: torch.tensor([encode(getattr(pair, side).expression + "=")], device=device) for side in ("clean", "corrupt")
+        side: torch.tensor([encode(getattr(pair, side).expression + "=")], device=device)
+        for side in ("clean", "corrupt")
     }
     heads = single_heads(model.config)
     interventions = {patch.name: (patch,) for (patch,) in heads} | {"top_k": selected}

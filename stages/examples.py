@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pilot.checkpoint import load_model
 from pilot.cli import Parser, command, resolve_device
-from pilot.counterfactual import read_pairs
+from pilot.counterfactual import ROLES, read_pairs
 from pilot.errors import PilotError
 from pilot.examples import choose_pairs, worked_example
 from pilot.files import read_json, write_text
@@ -34,10 +34,13 @@ def main(argv: list[str] | None = None) -> None:
         heads = read_json(args.selection, made_by="select")["heads"]
         selected = parse_heads(",".join(name for name, head in heads.items() if head["selected"]))
     except (KeyError, TypeError, AttributeError) as error:
-        raise PilotError(f"{args.selection}: not the select stage's results ({error}); run: dvc repro -f select") from None
+        raise PilotError(
+            f"{args.selection}: not the select stage's results ({error}); run: dvc repro -f select"
+        ) from None
     check_heads(selected, model.config)
     examples = [worked_example(model, pair, selected) for pair in choose_pairs(model, pairs, N_PAIRS)]
-    write_text(args.output, json.dumps({"examples": examples}, separators=(",", ":")) + "\n")
+    content = {"roles": ROLES, "selected": [patch.name for patch in selected], "pairs": examples}
+    write_text(args.output, json.dumps(content, separators=(",", ":")) + "\n")
     print(f"Wrote {args.output}: {len(examples)} of {len(pairs)} pairs")
 
 
