@@ -50,7 +50,7 @@ def _heatmap(plot: Plot, panel: Panel) -> go.Figure:
     columns = columns_of(panel)
     cells = cells_of(panel)
     heatmap = go.Heatmap(
-        x=[_lines_of(column) for column in columns],
+        x=[_tick(column) for column in columns],
         y=list(panel),
         z=[[mark and mark.value for mark in row] for row in cells],
         text=[[mark and plot.text(mark) for mark in row] for row in cells],
@@ -67,7 +67,7 @@ def _heatmap(plot: Plot, panel: Panel) -> go.Figure:
         heatmap.texttemplate = f"%{{z:{'+' if plot.signed else ''}.{plot.decimals}f}}"
     figure = go.Figure(heatmap)
     figure.update_xaxes(type="category", title=plot.columns, showgrid=False, tickangle=0 if plot.is_small else None)
-    figure.update_yaxes(type="category", title=plot.rows, showgrid=False, autorange="reversed")
+    figure.update_yaxes(type="category", title=plot.rows, showgrid=False, autorange="reversed", title_standoff=8)
     return figure.update_layout(height=130 + (40 if plot.is_small else 22) * len(panel))
 
 
@@ -130,5 +130,7 @@ def _interval(marks: list[Mark]) -> dict | None:
     }
 
 
-def _lines_of(label: str | float) -> str:
-    return str(label).replace("\n", "<br>")
+def _tick(label: str | float) -> str:
+    """The label with its first line in large type if it has two: a symbol over its position."""
+    first, _, second = str(label).partition("\n")
+    return f"<b style='font-size:1.3em'>{first}</b><br>{second}" if second else first

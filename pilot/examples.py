@@ -39,21 +39,21 @@ def choose_pairs(model: PilotTransformer, pairs: Sequence[CounterfactualPair], n
 def worked_example(model: PilotTransformer, pair: CounterfactualPair, selected: Intervention) -> dict:
     """What runs/examples.json holds of a pair:
 
-        {"clean": SIDE, "corrupt": SIDE, "patched": {"denoising": {"L0H0": ANSWER, ..., "top_k": ANSWER}, "noising": {...}}}
+        {"clean": SIDE, "corrupt": SIDE,
+         "patched": {"denoising": {"L0H0": ANSWER, ..., "top_k": ANSWER}, "noising": {"L0H0": ANSWER, ...}}}
 
-    A SIDE is {"expression", "result", "tokens", "answer", "attention"}: what the model reads ("" is the opening marker), its
-    unpatched ANSWER as text, and by head the attention to each position up to the reader's own, in thousandths. Every
-    single head is patched, and `selected` together under the name "top_k".
+    A SIDE is {"expression", "result", "tokens", "answer", "attention"}: what the model reads ("" is the opening
+    marker), its unpatched ANSWER as text, and by head the attention to each position up to the reader's own, in
+    thousandths. Every single head is patched, and `selected` together under the name "top_k".
     """
     device = model.unembed.weight.device
+    examples = {"clean": pair.clean, "corrupt": pair.corrupt}
     prompts = {
-        side: torch.tensor([encode(getattr(pair, side).expression + "=")], device=device)
-        for side in ("clean", "corrupt")
+        side: torch.tensor([encode(f"{example.expression}=")], device=device) for side, example in examples.items()
     }
-    heads = single_heads(model.config)
-    interventions = {patch.name: (patch,) for (patch,) in heads} | {"top_k": selected}
+    interventions = {patch.name: (patch,) for (patch,) in single_heads(model.config)} | {"top_k": selected}
     return {
-        **{side: _unpatched(model, getattr(pair, side), prompt) for side, prompt in prompts.items()},
+        **{side: _unpatched(model, example, prompts[side]) for side, example in examples.items()},
         "patched": {
             direction: {
                 name: greedy_answer(model, prompts[recipient], prompts[donor], intervention)

@@ -91,19 +91,19 @@ def _training(results: Results) -> Exhibit:
         name: {int(row["epoch"]): Mark(100 * float(row[f"val_{kind}"])) for row in rows} for kind, name in KINDS.items()
     }
     plot = Plot("lines", {"": series}, "kind", "epoch", "exact match on validation (%)", 1, signed=False)
-    first = {
-        name: next((epoch for epoch, at in marks.items() if at.value >= 50), None) for name, marks in series.items()
-    }
-    halves = [f"{name} from epoch {epoch}" if epoch else f"{name} in no epoch" for name, epoch in first.items()]
+    halves = []
+    for name, marks in series.items():
+        first = next((epoch for epoch, mark in marks.items() if mark.value >= 50), None)
+        halves.append(f"{name} ones in epoch {first}" if first else f"{name} ones in none")
     reading = (
-        f"The share of whole answers right, epoch by epoch; the checkpoint of epoch {best} is the one that is analysed. "
-        f"More than half of the answers are right: {listed(halves)}."
+        f"The share of whole answers right, epoch by epoch; the checkpoint of epoch {best} is the one analysed. "
+        f"Half of the answers are right for the first time: {listed(halves)}."
     )
     return Exhibit("training", "Accuracy over training", reading, plot)
 
 
 def _ablation(method: str, heads: Mapping[str, Mapping]) -> Exhibit:
-    columns = {"flat": "flat", "paren": "parenthesised", "paren_minus_flat": "parenthesised − flat"}
+    columns = {"flat": "flat", "paren": "parenthesised", "paren_minus_flat": "parenthesised - flat"}
     panels = {
         title: by_layer({name: mark(impact[column], 100) for name, impact in heads.items()})
         for column, title in columns.items()
@@ -113,9 +113,9 @@ def _ablation(method: str, heads: Mapping[str, Mapping]) -> Exhibit:
     special = [name for name, impact in heads.items() if impact["paren_minus_flat"]["low"] > 0]
     replaced = {"zero": "zeros", "mean": "its mean", "resample": "its output on another expression"}
     reading = (
-        f"Exact match lost when one head's output is replaced by {replaced.get(method, method)}; positive (red) means that "
-        f"the head helps. {worst} costs parenthesised expressions most, {cost:.1f} points. Heads that cost these more than "
-        f"flat ones, with an interval above zero: {listed(special)}."
+        f"Exact match lost when one head's output is replaced by {replaced[method]}; positive (red) means that it "
+        f"helps. {worst} costs parenthesised expressions most, {cost:.1f} points. Heads that cost these more than flat "
+        f"ones, with an interval above zero: {listed(special)}."
     )
     plot = Plot("heatmap", panels, "layer", "head", "exact match lost (points)", 1)
     return Exhibit(f"ablation_{method}", f"Impact of {method} ablation", reading, plot)
@@ -137,8 +137,8 @@ def _selection(selection: Mapping) -> Exhibit:
     chosen = [head for _, head in heads if head["selected"]]
     lost, confirmed = (100 * sum(head[part] for head in chosen) / len(chosen) for part in ("impact", "confirm_impact"))
     reading = (
-        f"The {len(chosen)} heads that parenthesised answers need most, chosen on one half of the test lines, where they "
-        f"cost {lost:.1f} points on average; on the other half, where all else is measured, {confirmed:.1f}."
+        f"The {len(chosen)} heads that parenthesised answers need most, chosen on one half of the test lines, where "
+        f"they cost {lost:.1f} points on average; on the other half {confirmed:.1f}."
     )
     header = ["head", "rank", "impact, select half (points)", "impact, confirm half (points)", ""]
     return Exhibit("selection", "The selected heads", reading, values=Table(header, rows))
@@ -146,27 +146,22 @@ def _selection(selection: Mapping) -> Exhibit:
 
 def _repair_by_head(repair: Mapping[str, Mapping]) -> Exhibit:
     titles = {"right_to_wrong": "from right donors", "wrong_to_wrong": "from wrong donors (control)"}
+    heads = {name: rates for name, rates in repair.items() if name.startswith("L")}
     panels = {
-        title: by_layer(
-            {
-                name: mark(rates[kind]["fixed"], 100)
-                for name, rates in repair.items()
-                if name.startswith("L") and kind in rates
-            }
-        )
+        title: by_layer({name: mark(rates[kind]["fixed"], 100) for name, rates in heads.items() if kind in rates})
         for kind, title in titles.items()
+        if any(kind in rates for rates in heads.values())
     }
     above = [
         name
-        for name, rates in repair.items()
-        if name.startswith("L")
-        and "wrong_to_wrong" in rates
+        for name, rates in heads.items()
+        if "wrong_to_wrong" in rates
         and rates["right_to_wrong"]["fixed"]["low"] > rates["wrong_to_wrong"]["fixed"]["high"]
     ]
     reading = (
-        "Wrong answers that become right when one head's output comes from another expression. A head that carries what "
-        "was missing repairs more from right donors than from wrong ones, which are the control; heads whose interval lies "
-        f"above the control's: {listed(above)}."
+        "Wrong answers that become right when one head's output comes from another expression. A head that carries "
+        "what was missing repairs more from right donors than from wrong ones, which are the control; heads whose "
+        f"interval lies above the control's: {listed(above)}."
     )
     plot = Plot("heatmap", panels, "layer", "head", "wrong answers repaired (%)", 1, signed=False)
     return Exhibit("repair_by_head", "Repair by single heads", reading, plot)
@@ -176,18 +171,17 @@ def _repair(results: Results) -> Exhibit:
     repair = results["patching"]["repair"]
     keys = [*selected_heads(results), *(key for key in repair if not key.startswith("L"))]
     outcomes = {
-        "wrong answers repaired, right donors": ("right_to_wrong", "fixed"),
-        "wrong answers repaired, wrong donors (control)": ("wrong_to_wrong", "fixed"),
-        "turned into the right donor's answer": ("right_to_wrong", "adopted"),
+        "repaired, right donors": ("right_to_wrong", "fixed"),
+        "repaired, wrong donors (control)": ("wrong_to_wrong", "fixed"),
+        "turned into the donor's answer": ("right_to_wrong", "adopted"),
     }
     panel = {
         title: {set_name(key, results): mark(repair[key][kind][outcome], 100) for key in keys if kind in repair[key]}
         for title, (kind, outcome) in outcomes.items()
+        if any(kind in repair[key] for key in keys)
     }
     top = repair["top_k"]["right_to_wrong"]["fixed"]
-    reading = (
-        f"Outputs of the selected heads, from correctly answered expressions, repair {percent(top)} of wrong answers"
-    )
+    reading = f"Outputs of the selected heads repair {percent(top)} of wrong answers if their donor was answered right"
     if "wrong_to_wrong" in repair["top_k"]:
         control = repair["top_k"]["wrong_to_wrong"]["fixed"]
         verdict = (
@@ -195,8 +189,8 @@ def _repair(results: Results) -> Exhibit:
             if top["low"] > control["high"]
             else "there is no evidence that what right donors carry repairs answers"
         )
-        reading += f", from wrongly answered ones {percent(control)}: {verdict}"
-    plot = Plot("bars", {"": panel}, "outcome", "heads patched", "share of pairs (%)", 1, signed=False)
+        reading += f" and {percent(control)} if it was answered wrong: {verdict}"
+    plot = Plot("bars", {"": panel}, "outcome", "heads patched", "wrong answers (%)", 1, signed=False)
     return Exhibit("repair", "Repair by sets of heads", reading + ".", plot)
 
 
@@ -216,9 +210,9 @@ def _planted(planted: Mapping) -> Exhibit:
         for method, found in methods.items()
     )
     reading = (
-        f"Heads hidden in models with weights set by hand, {planted['placements']} circuits of each kind, must be found: the "
-        f"AUROC is 1 if every planted head outranks every other. It is lowest, {mean:.3f} on average, for {method} in {kind} "
-        f"circuits. Where no head matters, the corrected test names one in "
+        f"Heads hidden in models with weights set by hand, {planted['placements']} circuits of each kind, are to be "
+        f"found: the AUROC is 1 if every planted head outranks every other. It is lowest, {mean:.3f} on average, for "
+        f"{method} in {kind} circuits. Where no head matters, the corrected test names one in "
         f"{percent(planted['false_positives']['any_head'])} of {planted['nulls']} circuits (5 % are allowed)."
     )
     header = ["circuit", "method", "AUROC, mean", "AUROC, least", "planted heads", "others at most"]

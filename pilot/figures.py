@@ -26,7 +26,7 @@ def figure(plot: Plot) -> Figure:
     draw = {"heatmap": _heatmap, "bars": _bars, "lines": _lines}[plot.kind]
     across = min(3 if plot.is_small else 2, len(plot.panels))
     down = -(-len(plot.panels) // across)
-    width = 9 if len(plot.panels) > 1 else 6
+    width = 9 if len(plot.panels) > 1 else 7
     height = down * max(_height(plot, panel) for panel in plot.panels.values())
     result, axes = plt.subplots(down, across, figsize=(width, height), layout="constrained", squeeze=False)
     used = axes.flat[: len(plot.panels)]
@@ -38,7 +38,7 @@ def figure(plot: Plot) -> Figure:
     if plot.kind == "heatmap":
         result.colorbar(image, ax=axes, label=plot.value)
     elif len(used[0].get_legend_handles_labels()[0]) > 1:
-        result.legend(*used[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=4)
+        result.legend(*used[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=3)
     return result
 
 

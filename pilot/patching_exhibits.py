@@ -1,7 +1,7 @@
-"""The exhibits of counterfactual patching: which heads carry what one edit changes, where, when, and with which others.
+"""The exhibits of counterfactual patching: which heads carry what an edit changes, where, when and with which others.
 
-Denoising puts clean activations into the corrupt run (are they sufficient?), noising corrupt ones into the clean run (are
-they necessary?). Recovery is the share of the logit difference that moves to the donor's.
+Denoising puts clean activations into the corrupt run (are they sufficient?), noising corrupt ones into the clean run
+(are they necessary?). Recovery is the share of the logit difference that moves to the donor's.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pilot.exhibits import Exhibit, by_layer, listed, mark
-from pilot.plots import Mark, Panel, Plot, Table
-from pilot.results import Results, selected_heads, set_name
+from pilot.plots import Mark, Plot, Table
+from pilot.results import Results, Rows, selected_heads, set_name
 
 DIRECTIONS = ("denoising", "noising")
 EDITED = {"regroup": "parentheses moved", "operator": "operator changed", "operand": "operand changed"}
@@ -42,22 +42,21 @@ def _recovery(patching: Mapping) -> Exhibit:
     title = "Recovery by single heads"
     if not patching:
         return Exhibit("recovery", title, NO_PATCHING)
-    panels, leading = {}, []
+    panels, told = {}, []
     for direction in DIRECTIONS:
+        leading = []
         for edit, words in EDITED.items():
-            effects = {
-                name: mark(row["recovery"])
-                for name, row in patching["effects"][edit][direction].items()
-                if name.startswith("L")
-            }
+            rows = patching["effects"][edit][direction]
+            effects = {name: mark(row["recovery"]) for name, row in rows.items() if name.startswith("L")}
             panels[f"{direction}, {words}"] = by_layer(effects)
             best = max(effects, key=lambda name: effects[name].value)
-            leading.append(f"{best} by {direction} with the {words} ({effects[best].value:.2f})")
-    counts = {edit: by_split["confirm"]["usable"] for edit, by_split in patching["pairs"].items()}
+            leading.append(f"{best} ({words}, {effects[best].value:.2f})")
+        told.append(f"by {direction} {listed(leading)}")
+    counts = (f"{by_split['confirm']['usable']} {edit}" for edit, by_split in patching["pairs"].items())
     reading = (
-        "Share of the logit difference that one head's output carries over: 0 nothing, 1 everything. A head that carries "
-        "the meaning of parentheses stands out where they moved and not where an operator or operand changed. Leading: "
-        f"{listed(leading)}. Pairs: {listed(f'{n} {edit}' for edit, n in counts.items())}."
+        "Share of the logit difference that one head's output carries over: 0 nothing, 1 everything. A head with the "
+        "meaning of parentheses stands out where they moved and not where an operator or operand changed. "
+        f"Largest: {'; '.join(told)}. Pairs: {listed(counts)}."
     )
     return Exhibit("recovery", title, reading, Plot("heatmap", panels, "layer", "head", "recovery"))
 
@@ -69,31 +68,25 @@ def _sets(results: Results) -> Exhibit:
     effects = results["counterfactual"]["effects"]["regroup"]
     outcomes = {
         "recovery": "recovery",
-        "wrong_donor": "recovery, another pair's activations (control)",
+        "wrong_donor": "recovery from another pair (control)",
         "flip_rate": "gives the donor's whole answer",
     }
-    panels = {
-        direction: {
-            words: {
-                set_name(key, results): mark(row[outcome]) for key, row in effects[direction].items() if key[0] != "L"
-            }
+    panels, told = {}, []
+    for direction in DIRECTIONS:
+        sets = {key: row for key, row in effects[direction].items() if not key.startswith("L")}
+        panels[direction] = {
+            words: {set_name(key, results): mark(row[outcome]) for key, row in sets.items()}
             for outcome, words in outcomes.items()
         }
-        for direction in DIRECTIONS
-    }
-    told = []
-    for direction in DIRECTIONS:
-        row = effects[direction]["top_k"]
-        recovery, control = row["recovery"], row["wrong_donor"]
+        recovery, control = sets["top_k"]["recovery"], sets["top_k"]["wrong_donor"]
         above = "above" if recovery["low"] > control["high"] else "not clearly above"
         told.append(
-            f"by {direction} {_estimate(recovery)}, {above} the {_estimate(control)} of another pair's activations, and "
-            f"{row['flip_rate']['value']:.1%} of the answers become the donor's"
+            f"by {direction} {_estimate(recovery)}, {above} the {_estimate(control)} of another pair's activations "
+            f"({sets['top_k']['flip_rate']['value']:.1%} of the answers become the donor's)"
         )
     reading = f"Where parentheses moved, the selected heads together recover {listed(told)}."
-    return Exhibit(
-        "sets", title, reading, Plot("bars", panels, "outcome", "heads patched", "recovery, or share of pairs")
-    )
+    plot = Plot("bars", panels, "outcome", "heads patched", "recovery, or share of pairs")
+    return Exhibit("sets", title, reading, plot)
 
 
 def _verdict(patching: Mapping) -> Exhibit:
@@ -109,34 +102,34 @@ def _verdict(patching: Mapping) -> Exhibit:
             row = effects[direction][name]
             frequency = patching["stability"][direction][name]
             numbers += [_estimate(row["recovery"]), f"{row['p_holm']:.2g}", f"{row['p_bh']:.2g}", f"{frequency:.0%}"]
-        rows.append([name, *numbers, *("yes" if verdict[kind] else "no" for kind in kinds)])
-    found = (f"{kind}: {listed(name for name in verdicts if verdicts[name][kind])}" for kind in kinds)
+        rows.append([name, *("yes" if verdict[kind] else "no" for kind in kinds), *numbers])
+    found = (f"{kind} {listed(name for name in verdicts if verdicts[name][kind])}" for kind in kinds)
     reading = (
-        f"Where parentheses moved, on pairs that chose nothing. {'; '.join(found)}. p-values are corrected for the number of "
-        "heads, by Holm and by Benjamini and Hochberg; stability is the share of resamples of the pairs in which the head "
-        "is among the first."
+        f"Where parentheses moved: {'; '.join(found)}. p-values are corrected for the number of heads, by Holm and by "
+        "Benjamini and Hochberg; stability is the share of resamples of the pairs in which the head is among the first."
     )
     columns = ("recovery", "p (Holm)", "p (B-H)", "stability")
-    header = ["head", *(f"{direction}: {column}" for direction in DIRECTIONS for column in columns), *kinds]
+    header = ["head", *kinds, *(f"{direction}: {column}" for direction in DIRECTIONS for column in columns)]
     return Exhibit("verdict", title, reading, values=Table(header, rows))
 
 
-def _head_positions(rows: list[Mapping[str, str]]) -> Exhibit:
-    title = "Where in the expression: head × position"
+def _head_positions(rows: Rows) -> Exhibit:
+    title = "Where in the expression: heads by position"
     if not rows:
-        return Exhibit("head_positions", title, "metrics/head_positions.csv is missing or empty: run dvc repro patch.")
+        return Exhibit("head_positions", title, "metrics/head_positions.csv is missing: run dvc repro patch.")
     panels: dict[str, dict] = {direction: {} for direction in DIRECTIONS}
     for row in rows:
         place = f"{row['symbol']}\n{row['position']}"
         panels[row["direction"]].setdefault(row["head"], {})[place] = Mark(float(row["value"]))
     peaks = []
     for direction in DIRECTIONS:
-        peak = max((row for row in rows if row["direction"] == direction), key=lambda row: float(row["value"]))
-        where = f"{peak['head']} at position {peak['position']} ({peak['symbol']})"
-        peaks.append(f"by {direction} {where} with {float(peak['value']):.2f}")
+        peak = max((row for row in rows if row["direction"] == direction), key=_value)
+        peaks.append(
+            f"by {direction} {peak['head']} at position {peak['position']}, '{peak['symbol']}' ({_value(peak):.2f})"
+        )
     reading = (
-        f"Recovery when a head is patched at one position only, over the symbols of the {rows[0]['pairs']} pairs of the most "
-        f"common form (a dot where pairs differ). The largest effects: {listed(peaks)}."
+        f"Recovery when a head is patched at one position only, over the symbols of the {rows[0]['pairs']} pairs of "
+        f"the most common form (a dot where pairs differ). The largest effects: {listed(peaks)}."
     )
     return Exhibit("head_positions", title, reading, Plot("heatmap", panels, "head", "position", "recovery"))
 
@@ -150,59 +143,55 @@ def _shapley(patching: Mapping) -> Exhibit:
     halves = []
     for direction, marks in panel.items():
         ranked = sorted(marks, key=lambda name: -marks[name].value)
-        shares = [sum(marks[name].value for name in ranked[:n]) for n in range(len(ranked) + 1)]
-        n = next(n for n, share in enumerate(shares) if share >= 0.5)
-        halves.append(f"by {direction} {listed(ranked[:n])}")
+        shares = (sum(marks[name].value for name in ranked[:n]) for n in range(len(ranked) + 1))
+        enough = next(n for n, share in enumerate(shares) if share >= 0.5)
+        halves.append(f"by {direction} {listed(ranked[:enough])}")
     reading = (
-        "What each head adds to the recovery, averaged over all orders in which heads could be patched one after another; "
-        f"the values of all heads add up to 1. Half of it is due to: {listed(halves)}."
+        "What each head adds to the recovery, averaged over all orders of patching heads one after another; the values "
+        f"of all heads add up to 1. Half of it is due to: {'; '.join(halves)}."
     )
-    return Exhibit(
-        "shapley", title, reading, Plot("bars", {"": panel}, "direction", "head", "Shapley value (recovery)")
-    )
+    plot = Plot("bars", {"": panel}, "direction", "head", "Shapley value (recovery)")
+    return Exhibit("shapley", title, reading, plot)
 
 
-def _interactions(rows: list[Mapping[str, str]]) -> Exhibit:
+def _interactions(rows: Rows) -> Exhibit:
     title = "Which heads need each other, which replace each other"
     if not rows:
         return Exhibit("interactions", title, NO_GAME)
     panels: dict[str, dict] = {direction: {} for direction in DIRECTIONS}
     for row in rows:
-        panels[row["direction"]].setdefault(row["head_b"], {})[row["head_a"]] = _of_row(row)
+        panels[row["direction"]].setdefault(row["head_b"], {})[row["head_a"]] = _mark_of(row)
     extremes = []
     for direction in DIRECTIONS:
-        ranked = sorted((r for r in rows if r["direction"] == direction), key=lambda row: float(row["value"]))
-        least, most = ((f"{r['head_a']} and {r['head_b']}", float(r["value"])) for r in (ranked[0], ranked[-1]))
-        extremes.append(f"by {direction} {most[0]} ({most[1]:+.2f}) and {least[0]} ({least[1]:+.2f})")
+        ranked = sorted((row for row in rows if row["direction"] == direction), key=_value)
+        pairs = (f"{row['head_a']} and {row['head_b']} ({_value(row):+.3f})" for row in (ranked[-1], ranked[0]))
+        extremes.append(f"by {direction} {', '.join(pairs)}")
     reading = (
-        "The Shapley interaction of two heads: positive (red) if they need each other, negative (blue) if either will do. "
-        f"Most and least: {'; '.join(extremes)}."
+        "The Shapley interaction of two heads: positive (red) if they need each other, negative (blue) if either will "
+        f"do. Most and least: {'; '.join(extremes)}."
     )
-    return Exhibit(
-        "interactions", title, reading, Plot("heatmap", panels, "head", "with head", "interaction (recovery)", 3)
-    )
+    plot = Plot("heatmap", panels, "head", "with head", "interaction (recovery)", 3)
+    return Exhibit("interactions", title, reading, plot)
 
 
-def _best_sets(rows: list[Mapping[str, str]]) -> Exhibit:
+def _best_sets(rows: Rows) -> Exhibit:
     title = "The best set of each size"
     if not rows:
         return Exhibit("best_sets", title, NO_GAME)
     panels: dict[str, dict] = {direction: {} for direction in DIRECTIONS}
     for row in rows:
         heads = row["heads"] if row["set"] != "average" else ""
-        panels[row["direction"]].setdefault(SETS[row["set"]], {})[int(row["size"])] = _of_row(row, heads)
+        panels[row["direction"]].setdefault(SETS[row["set"]], {})[int(row["size"])] = _mark_of(row, heads)
     reached = []
     for direction, panel in panels.items():
         best = panel[SETS["best"]]
         size = next((size for size in sorted(best) if best[size].value >= 0.5), None)
-        reached.append(
-            f"by {direction} {size} ({best[size].note or 'no head'}, {best[size].value:.2f})"
-            if size is not None
-            else f"by {direction} no number of heads"
-        )
+        enough = "no number of heads" if size is None else f"{size} ({best[size].note}, {best[size].value:.2f})"
+        reached.append(f"by {direction} {enough}")
     reading = (
-        "Recovery by the best set of as many heads, chosen on other pairs than it is measured on, next to the heads of most "
-        f"ablation impact and to the mean over all sets of the size. Half of the effect takes: {listed(reached)}."
+        "Recovery by the best set of as many heads, chosen on other pairs than it is measured on, next to the heads of "
+        "most ablation impact and to the mean over all sets of the size. Half of the effect takes: "
+        f"{'; '.join(reached)}."
     )
     return Exhibit("best_sets", title, reading, Plot("lines", panels, "set", "heads patched", "recovery"))
 
@@ -211,34 +200,40 @@ def _trajectory(results: Results) -> Exhibit:
     rows, title = results["trajectory"], "The heads over training"
     if not rows:
         return Exhibit("trajectory", title, "metrics/trajectory.csv is missing: this run did not patch its snapshots.")
-    panels: dict[str, dict] = {}
-    for measure, words in TRAJECTORIES.items():
-        for row in rows:
-            if row["measure"] == measure:
-                heads = panels.setdefault(words, {})
-                heads.setdefault(row["head"], {})[int(row["epoch"])] = Mark(float(row["value"]))
-    leading = {
-        words: max(heads, key=lambda name: list(heads[name].values())[-1].value) for words, heads in panels.items()
-    }
-    epochs = {words: _half_way(panels[words], name) for words, name in leading.items()}
+    panels: dict[str, dict] = {words: {} for words in TRAJECTORIES.values()}
+    for row in rows:
+        if row["measure"] in TRAJECTORIES:
+            heads = panels[TRAJECTORIES[row["measure"]]]
+            heads.setdefault(row["head"], {})[int(row["epoch"])] = _mark_of(row)
+    leading = {words: max(heads, key=lambda name, of=heads: _last(of[name])) for words, heads in panels.items()}
     told = (
-        f"{name} by {words}, half of its final effect from epoch {epochs[words]}" for words, name in leading.items()
+        f"{name} by {words} (half of it by epoch {_half_way(panels[words][name])})" for words, name in leading.items()
     )
     shown = {*selected_heads(results), *leading.values()}
     muted = frozenset(name for heads in panels.values() for name in heads if name not in shown)
-    reading = f"The effect of each head in the snapshots of training; in the end it is largest for {listed(told)}."
+    reading = (
+        "The effect of each head in the snapshots of training, the selected and the leading ones in colour. In the end "
+        f"it is largest for {listed(told)}."
+    )
     plot = Plot("lines", panels, "head", "epoch", "effect", muted=muted)
     return Exhibit("trajectory", title, reading, plot)
 
 
-def _half_way(heads: Panel, name: str) -> float | str:
-    """The first epoch in which the head has half of its final effect."""
-    *_, last = heads[name].values()
-    return next(epoch for epoch, mark in heads[name].items() if mark.value >= last.value / 2)
+def _last(marks: Mapping[int, Mark]) -> float:
+    return marks[max(marks)].value
 
 
-def _of_row(row: Mapping[str, str], note: str = "") -> Mark:
-    return Mark(float(row["value"]), *(float(row[end]) if row[end] else None for end in ("low", "high")), note)
+def _half_way(marks: Mapping[int, Mark]) -> int:
+    """The first epoch with at least half of the last one's effect."""
+    return next(epoch for epoch in sorted(marks) if marks[epoch].value >= _last(marks) / 2)
+
+
+def _value(row: Mapping[str, str]) -> float:
+    return float(row["value"])
+
+
+def _mark_of(row: Mapping[str, str], note: str = "") -> Mark:
+    return Mark(_value(row), *(float(row[end]) if row.get(end) else None for end in ("low", "high")), note)
 
 
 def _estimate(rate: Mapping[str, float]) -> str:

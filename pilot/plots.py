@@ -1,4 +1,4 @@
-"""What a picture shows, before anything draws it: pilot.charts (plotly) and pilot.figures (matplotlib) draw the same."""
+"""What pictures show; pilot.charts (plotly) and pilot.figures (matplotlib) draw the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Plot:
 
     kind      "heatmap": a cell for each row and column, "bars": a bar for each column, in a colour for each row,
               "lines": a line for each row, over columns that are numbers
-    panels    title -> row -> column -> Mark; rows and columns may be missing here and there
+    panels    title -> row -> column -> Mark; no panel is empty, but rows and columns may be missing in some
     rows      what the rows are
     columns   what the columns are
     value     what the values are, with their unit
@@ -79,7 +79,7 @@ class Plot:
         return self.kind == "heatmap" and all(len(columns_of(panel)) <= 6 for panel in self.panels.values())
 
     def series(self, panel: Panel) -> Iterator[tuple[int, str, Mapping[str | float, Mark]]]:
-        """The rows of a panel, background first, each with the number that its colour and marker go by: -1 for background."""
+        """The rows of a panel with the numbers that their colours and markers go by: background first, which is -1."""
         yield from ((-1, row, panel[row]) for row in panel if row in self.muted)
         foreground = [row for row in panel if row not in self.muted]
         yield from ((i % len(COLOURS[:-1]), row, panel[row]) for i, row in enumerate(foreground))

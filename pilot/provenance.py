@@ -15,7 +15,7 @@ PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "plotly", "dvc")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of this project where it is installed, and of the packages that results depend on; the system."""
+    """The versions of Python, of this project where it is installed and of what its results depend on; the system."""
     return {
         "Python": platform.python_version(),
         **{package: found for package in ("pilot-patching", *PACKAGES) if (found := _version(package))},
@@ -24,7 +24,7 @@ def versions() -> dict[str, str]:
 
 
 def data_hashes(folder: Path, lock: Path) -> dict[str, str]:
-    """The md5 of every data file in `folder`, by name; of those that DVC's lock file names where the folder has none."""
+    """The md5 of every data file in `folder`, by name; where there is none, of those that DVC's lock file names."""
     files = sorted(folder.glob("*.jsonl"))
     if files:
         return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}

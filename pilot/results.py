@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,17 @@ from pilot.errors import PilotError
 from pilot.files import read_json, read_text
 from pilot.interventions import parse_heads
 
-# The stage that makes each file in metrics/. The report needs those that every run has, and says what it lacks of the others.
+# The stage that makes each JSON file in metrics/. The report needs the first ones, and says what it lacks of the rest.
 REQUIRED = {"train": "train", "ablation": "ablate", "selection": "select", "patching": "patch"}
 OPTIONAL = {"counterfactual": "patch", "planted": "planted"}
 TABLES = ("training", "interactions", "best_sets", "head_positions", "trajectory")
 
+Rows = Sequence[Mapping[str, str]]
 Results = Mapping[str, Any]
 
 
 def read_results(folder: Path) -> Results:
-    """The files of metrics/ by name: a JSON file's object, a CSV file's rows as dicts of text; empty for one that is missing.
+    """The files of metrics/ by name: a JSON file's object, a CSV file's rows of text; empty where one is missing.
 
     Raises PilotError for a required file that is missing, and for a damaged one.
     """
@@ -43,7 +44,7 @@ def selected_heads(results: Results) -> list[str]:
 
 
 def head_table(results: Results) -> str:
-    """metrics/heads.csv, which DVC draws: `layer,head,measure,value` for ablation impact and, where there is, recovery."""
+    """metrics/heads.csv, which DVC draws: `layer,head,measure,value` of ablation impact and, if measured, recovery."""
     impact = results["ablation"]["impact"]
     measures = {
         f"{method} ablation, {kind}": {name: by_kind[key]["value"] for name, by_kind in heads.items()}

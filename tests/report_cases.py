@@ -1,7 +1,7 @@
 """Made-up results that agree with each other, as the stages write them, for the tests of the report.
 
-Sets of heads play an additive game: a set recovers what its heads recover, which is also their Shapley value, and no two
-heads interact.
+Sets of heads play an additive game: a set recovers what its heads recover, which is also their Shapley value, and no
+two heads interact.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def _patching(heads: list[str]) -> dict:
 def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
     top = sum(recovery[name] for name in selected)
     sets = {"top_k": top, "bottom_k": 0.05, "random_k": 0.1, "all_heads": 1.0, "top_k@0:6": 0.3 * top}
-    directions = ("denoising", "noising")
+
+    def both(value: dict) -> dict:
+        return {"denoising": value, "noising": value}
 
     def row(value: float, tested: bool) -> dict:
         tests = {"p": 0.001, "p_holm": 0.01, "p_bh": 0.002} if tested else {}
@@ -109,13 +111,13 @@ def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
     return {
         "fused": 1,
         "pairs": {edit: {"select": split, "confirm": split} for edit in ("regroup", "operator", "operand")},
-        "effects": {edit: dict.fromkeys(directions, effects) for edit in ("regroup", "operator", "operand")},
-        "shapley": dict.fromkeys(directions, {name: estimate(value) for name, value in recovery.items()}),
+        "effects": {edit: both(effects) for edit in ("regroup", "operator", "operand")},
+        "shapley": both({name: estimate(value) for name, value in recovery.items()}),
         "verdict": {
             name: {"sufficient": int(name in selected), "necessary": int(name == selected[0]), "redundant": 0}
             for name in recovery
         },
-        "stability": dict.fromkeys(directions, {name: float(name in selected) for name in recovery}),
+        "stability": both({name: float(name in selected) for name in recovery}),
     }
 
 
@@ -172,4 +174,34 @@ def _planted() -> dict:
         "nulls": 400,
         "found": {"single": {"denoising": found, "noising": found}, "and": {"denoising": blind, "noising": found}},
         "false_positives": {"any_head": {"value": 0.05, "low": 0.03, "high": 0.07}, "each_head": estimate(0.05)},
+    }
+
+
+def worked_examples() -> dict:
+    """The contents of runs/examples.json with two pairs for a model of 2 layers of 2 heads."""
+    heads = [f"L{layer}H{head}" for layer in range(2) for head in range(2)]
+
+    def side(expression: str, result: str) -> dict:
+        tokens = ["", *expression, "="]
+        uniform = [[1000 // (i + 1)] * (i + 1) for i in range(len(tokens))]
+        attention = dict.fromkeys(heads, uniform)
+        return {"expression": expression, "result": result, "tokens": tokens, "answer": result, "attention": attention}
+
+    def pair(clean: dict, corrupt: dict) -> dict:
+        patched = {
+            direction: {"L0H0": recipient, "L0H1": donor, "L1H0": recipient, "L1H1": "77", "top_k": donor}
+            for direction, recipient, donor in (
+                ("denoising", corrupt["answer"], clean["answer"]),
+                ("noising", clean["answer"], corrupt["answer"]),
+            )
+        }
+        return {"clean": clean, "corrupt": corrupt, "patched": patched}
+
+    return {
+        "roles": {"denoising": ["corrupt", "clean"], "noising": ["clean", "corrupt"]},
+        "selected": ["L0H1", "L1H1"],
+        "pairs": [
+            pair(side("8-(3-2)", "7"), side("(8-3)-2", "3")),
+            pair(side("9-(4-1)", "6"), side("(9-4)-1", "4")),
+        ],
     }

@@ -32,7 +32,7 @@ def test_stages_that_run_the_operator_depend_on_its_sources():
 
 
 def test_every_stage_says_what_it_does():
-    assert list(STAGES) == ["generate", "train", "ablate", "select", "patch", "report", "planted"]
+    assert list(STAGES) == ["generate", "train", "ablate", "select", "patch", "examples", "report", "planted"]
     assert all(stage["desc"] for stage in STAGES.values())
 
 
@@ -103,6 +103,14 @@ def test_repro_makes_everything_once(clone):
     shown = json.loads(_dvc(clone, "metrics", "show", "--json"))
     names = ("train", "ablation", "selection", "patching", "planted")
     assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in names}
+
+
+def test_dvc_draws_the_heads_by_the_committed_template(clone):
+    shown = json.loads(_dvc(clone, "plots", "show", "--json"))["data"]
+    content = json.dumps(shown["Heads"][0]["content"])
+    assert "<DVC_METRIC" not in content
+    assert '"layer": "0", "head": "1", "measure": "mean ablation, parenthesised"' in content
+    assert "metrics/figures/ablation_mean.png" in shown
 
 
 def test_an_experiment_changes_a_parameter_and_can_be_compared(clone):

@@ -3,15 +3,16 @@
 const { charts, examples, colours } = JSON.parse(document.getElementById("data").textContent);
 const config = { displayModeBar: false, responsive: true };
 
-function draw(panels, data, layout) {
-  const panel = document.createElement("div");
-  panels.append(panel);
-  Plotly.newPlot(panel, data, layout, config);
+// Draws figures side by side in place of what was there. All panels come first: they share the width.
+function draw(panels, figures) {
+  panels.querySelectorAll(":scope > div").forEach(Plotly.purge);
+  panels.replaceChildren(...figures.map(() => element("div", {})));
+  return Promise.all(figures.map(({ data, layout }, i) => Plotly.newPlot(panels.children[i], data, layout, config)));
 }
 
 for (const [name, figures] of Object.entries(charts)) {
   const figure = document.getElementById(name);
-  for (const { data, layout } of figures) draw(figure.querySelector(".panels"), data, layout);
+  draw(figure.querySelector(".panels"), figures);
   figure.classList.add("drawn");
 }
 
@@ -22,6 +23,7 @@ function workedExample() {
   const directions = [...document.querySelectorAll("input[name=direction]")];
   const side = ({ expression }) => element("span", { className: "expression", textContent: expression });
   let patched = "top_k";
+  let drawing = Promise.resolve();
 
   examples.pairs.forEach(({ clean, corrupt }, i) => pairChoice.add(new Option(`${clean.expression} and ${corrupt.expression}`, i)));
   [pairChoice, ...directions].forEach((input) => input.addEventListener("change", show));
@@ -80,28 +82,28 @@ function workedExample() {
     document.getElementById("attending").textContent =
       `Where ${heads.join(", ")} attend${heads.length > 1 ? "" : "s"} in the two unpatched runs: a row is the reading position, dark is ` +
       "more attention, ^ is the opening marker. The patched run gets what was read in the donor's.";
-    const panels = document.getElementById("patterns");
-    panels.querySelectorAll(":scope > div").forEach(Plotly.purge);
-    panels.replaceChildren();
-    for (const key of heads) {
-      drawPattern(panels, `${key}, recipient`, recipient, key);
-      drawPattern(panels, `${key}, donor`, donor, key);
-    }
+    const figures = heads.flatMap((key) => [
+      pattern(`${key}, recipient`, recipient, key),
+      pattern(`${key}, donor`, donor, key),
+    ]);
+    drawing = drawing.then(() => draw(document.getElementById("patterns"), figures)); // a chart cannot go while it is drawn
   }
 
-  function drawPattern(panels, title, { tokens, attention }, key) {
+  function pattern(title, { tokens, attention }, key) {
     const positions = tokens.map((_, i) => i);
     const labels = tokens.map((token) => token || "^");
     const z = attention[key].map((row) => positions.map((i) => (i < row.length ? row[i] / 1000 : null)));
     const text = z.map((row, from) => row.map((_, to) => `${labels[from]} (${from}) attends to ${labels[to]} (${to})`));
     const axis = { tickvals: positions, ticktext: labels, fixedrange: true, showgrid: false, zeroline: false, tickangle: 0 };
-    draw(panels, [{
+    const heatmap = {
       type: "heatmap", z, text, hoverongaps: false, zmin: 0, zmax: 1, colorscale: colours, xgap: 1, ygap: 1,
       hovertemplate: "%{text}: <b>%{z:.3f}</b><extra></extra>", colorbar: { thickness: 10, outlinewidth: 0 },
-    }], {
+    };
+    const layout = {
       title: { text: title, font: { size: 14 }, x: 0 }, height: 340, margin: { l: 30, r: 10, t: 30, b: 30 }, dragmode: false,
-      xaxis: { ...axis }, yaxis: { ...axis, autorange: "reversed" },
-    });
+      font: { family: "system-ui, sans-serif" }, xaxis: axis, yaxis: { ...axis, autorange: "reversed" },
+    };
+    return { data: [heatmap], layout };
   }
 }
 
