@@ -1,36 +1,15 @@
 #include "checks.h"
 
-#include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty.h>
 
 #include <cmath>
-#include <string>
+
+#include "tensor_checks.h"
 
 namespace pilot {
 namespace {
 
 constexpr int64_t kMaxHeadDim = 256;
-
-std::string name_of(at::ScalarType dtype) { return std::string(c10::getDtypeNames(dtype).first); }
-
-struct Named {
-  const char* name;
-  const at::Tensor& tensor;
-};
-
-void check_dim(Named x, int64_t dim, const char* letters) {
-  TORCH_CHECK_VALUE(x.tensor.dim() == dim, x.name, " must have shape ", letters, ", not ", x.tensor.sizes());
-}
-
-void check_shape(Named x, at::IntArrayRef shape, const char* letters) {
-  TORCH_CHECK_VALUE(x.tensor.sizes() == shape, x.name, " must have shape ", letters, " = ", shape, ", not ",
-                    x.tensor.sizes());
-}
-
-void check_dtype(Named x, at::ScalarType dtype) {
-  TORCH_CHECK_TYPE(x.tensor.scalar_type() == dtype, x.name, " must be ", name_of(dtype), ", not ",
-                   name_of(x.tensor.scalar_type()));
-}
 
 void check_values(const char* name, const at::Tensor& index, int64_t end, const char* of) {
   const int64_t* value = index.const_data_ptr<int64_t>();
@@ -61,34 +40,24 @@ void check_arguments(const Arguments& a, std::optional<double> scale, std::initi
   TORCH_CHECK_VALUE(D >= 1 && D <= kMaxHeadDim, "head_dim must be 1 to ", kMaxHeadDim, ", not ", D);
   TORCH_CHECK_VALUE(!scale || std::isfinite(*scale), "scale must be finite, not ", *scale);
 
-  bool known = false;
-  for (at::ScalarType dtype : dtypes) known = known || a.q.scalar_type() == dtype;
-  TORCH_CHECK_TYPE(known, "patched_attention does not compute in ", name_of(a.q.scalar_type()), " on ",
-                   a.q.device().type());
+  check_computes("patched_attention", a.q, dtypes);
   for (Named x : {Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) check_dtype(x, a.q.scalar_type());
   for (Named x : {Named{"parent", a.parent}, Named{"source_row", a.source_row}}) check_dtype(x, at::kLong);
   check_dtype({"replace", a.replace}, at::kBool);
 
   for (Named x : {Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}, Named{"parent", a.parent},
                   Named{"source_row", a.source_row}, Named{"replace", a.replace}}) {
-    TORCH_CHECK_VALUE(x.tensor.device() == a.q.device(), x.name, " is on ", x.tensor.device(), ", but q is on ",
-                      a.q.device());
+    check_device(x, {"q", a.q});
   }
   for (Named x : {Named{"q", a.q}, Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) {
-    TORCH_CHECK_VALUE(D == 1 || x.tensor.stride(3) == 1, x.name,
-                      " must be contiguous in its last dimension, not stride ", x.tensor.stride(3));
+    check_last_contiguous(x);
   }
 }
 
 void check_out(const Arguments& a, const at::Tensor& out) {
-  check_shape({"out", out}, {a.parent.size(0), a.q.size(1), a.q.size(2), a.q.size(3)}, "(C, Tq, H, D)");
-  check_dtype({"out", out}, a.q.scalar_type());
-  TORCH_CHECK_VALUE(out.device() == a.q.device(), "out is on ", out.device(), ", but q is on ", a.q.device());
-  TORCH_CHECK_VALUE(out.is_contiguous(), "out must be contiguous, not strides ", out.strides());
+  check_out({"out", out}, {a.parent.size(0), a.q.size(1), a.q.size(2), a.q.size(3)}, "(C, Tq, H, D)", {"q", a.q});
   for (Named x : {Named{"q", a.q}, Named{"k", a.k}, Named{"v", a.v}, Named{"source", a.source}}) {
-    const at::MemOverlapStatus overlap = at::get_overlap_status(out, x.tensor);
-    TORCH_CHECK_VALUE(overlap != at::MemOverlapStatus::Full && overlap != at::MemOverlapStatus::Partial,
-                      "out must not share memory with ", x.name);
+    check_no_overlap({"out", out}, x);
   }
 }
 

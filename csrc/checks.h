@@ -1,4 +1,4 @@
-// What every backend does before its kernel: check the arguments, in words, and describe them as plain pointers.
+// What every backend of patched_attention does before its kernel: check the arguments, in words, and describe them as plain pointers.
 // pilot/operator_checks.py repeats the checks for the eager twin and the fake implementation.
 #pragma once
 

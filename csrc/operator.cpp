@@ -1,5 +1,5 @@
-// The operator's schema, once for all devices, and the module that Python asks for build facts.
-// Device files register implementations: cpu/patched_attention.cpp, cuda/binding.cpp.
+// The operators' schemas, once for all devices, and the module that Python asks for build facts.
+// Device files register implementations: cpu/patched_attention.cpp, cpu/branched_hidden.cpp, cuda/binding.cpp.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -14,6 +14,9 @@ TORCH_LIBRARY(pilot, m) {
   m.def(
       "patched_attention_out(Tensor q, Tensor k, Tensor v, Tensor source, Tensor parent, Tensor source_row, "
       "Tensor replace, *, float? scale=None, Tensor(a!) out) -> ()");
+  m.def(
+      "branched_hidden(Tensor state, Tensor terms, Tensor member, Tensor in_bias, Tensor out_bias, float eps, *, "
+      "Tensor(a!) hidden, Tensor(b!) after) -> ()");
 }
 
 #define PILOT_TEXT_OF(...) #__VA_ARGS__
@@ -45,6 +48,16 @@ pybind11::dict build_facts() {
   return facts;
 }
 
+// One of the kernels' functions of a number, for lists of them.
+template <typename T>
+auto each(void (*pilot::Kernels<T>::*function)(const T*, T*, int64_t)) {
+  return [function](const std::vector<T>& x) {
+    std::vector<T> y(x.size());
+    (pilot::cpu::kernels<T>().*function)(x.data(), y.data(), static_cast<int64_t>(x.size()));
+    return y;
+  };
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -52,6 +65,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Facts about this build of the operators in torch.ops.pilot, and hooks for their tests.";
   m.def("build_facts", &build_facts);
   m.def("use_capability", &pilot::cpu::use_capability, "Use this instruction set from now on, not the best one.");
-  m.def("exp2", &pilot::cpu::exp2<float>, "The kernels' own 2^x, in float32.");
-  m.def("exp2_double", &pilot::cpu::exp2<double>, "The kernels' own 2^x, in float64.");
+  m.def("exp2", each(&pilot::Kernels<float>::exp2), "The kernels' own 2^x, in float32.");
+  m.def("exp2_double", each(&pilot::Kernels<double>::exp2), "The kernels' own 2^x, in float64.");
+  m.def("gelu", each(&pilot::Kernels<float>::gelu), "The kernels' own GELU, in float32.");
+  m.def("gelu_double", each(&pilot::Kernels<double>::gelu), "The kernels' own GELU, in float64.");
 }

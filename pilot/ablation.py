@@ -14,7 +14,7 @@ from pilot.dataset import Bucket
 from pilot.interventions import Intervention
 from pilot.model import PilotTransformer
 from pilot.patching import head_outputs
-from pilot.scoring import score
+from pilot.scoring import answer_positions, score
 from pilot.sweep import predict
 
 METHODS = ("zero", "mean", "resample")
@@ -59,8 +59,10 @@ def ablated_correct(
     donors = _donors(buckets, method, means, rng)
     bar = tqdm(buckets, desc=f"{method} ablation", unit="length", disable=None if progress else True)
     for bucket, donor in zip(bar, donors, strict=True):
-        for i, rows in enumerate(predict(model, bucket.inputs, donor, interventions, impl)):
-            correct[i, bucket.index] = score(rows, bucket.targets, bucket.answer).exact_match.numpy()
+        read = answer_positions(bucket.answer)
+        targets, answer = bucket.targets.gather(1, read), bucket.answer.gather(1, read)
+        for i, rows in enumerate(predict(model, bucket.inputs, donor, interventions, read, impl)):
+            correct[i, bucket.index] = score(rows, targets, answer).exact_match.numpy()
     return correct
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +26,19 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--device", help="cpu, cuda or cuda:N (default: cuda where there is one, else cpu)")
 
 
+class _Terminated(BaseException):
+    """SIGTERM has come; like KeyboardInterrupt it passes every `except Exception`."""
+
+
 def command(function: Callable[[list[str] | None], None]) -> Callable[..., int]:
-    """Make `function(argv)` a program: status 0; 2 and a line for a PilotError; 130 for Ctrl-C; 1 for a closed pipe."""
+    """Make `function(argv)` a program: status 0; 2 and a line for a PilotError; 1 for a closed pipe.
+
+    Ctrl-C ends it with a word and status 130, SIGTERM with a word and 143, as shells count them.
+    """
 
     @functools.wraps(function)
     def main(argv: list[str] | None = None) -> int:
+        previous = signal.signal(signal.SIGTERM, _terminate)
         try:
             function(argv)
         except PilotError as error:
@@ -38,12 +47,21 @@ def command(function: Callable[[list[str] | None], None]) -> Callable[..., int]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 130
+        except _Terminated:
+            print("terminated", file=sys.stderr)
+            return 143
         except BrokenPipeError:  # of `patch-pilot ... | head`: nobody reads on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
+        finally:
+            signal.signal(signal.SIGTERM, previous)
         return 0
 
     return main
+
+
+def _terminate(signum, frame):
+    raise _Terminated
 
 
 def resolve_device(name: str | None):

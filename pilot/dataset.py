@@ -81,8 +81,8 @@ def read_records(path: Path | str, parse: Callable[[object], Record], what: str)
 def _from_json(text: str) -> object:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply')})") from None
+    except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
+        raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply, or too long a number')})") from None
 
 
 def check_keys(record: object, *keys: str) -> None:

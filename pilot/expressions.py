@@ -17,6 +17,7 @@ from pilot.errors import PilotError
 
 KINDS = ("flat", "paren")
 OPERATORS = "+-*"
+MAX_CHARACTERS = 500  # evaluated at most: Python limits recursion, and the digits of an integer that it reads or prints
 
 _NUMBER = re.compile(r"\d+")
 
@@ -110,8 +111,11 @@ _APPLY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
 def evaluate(expression: str) -> int:
     """The exact value, with Python's precedence.
 
-    Raises PilotError for anything that is not non-negative integers joined by `+`, `-`, `*` and parentheses.
+    Raises PilotError for anything that is not non-negative integers joined by `+`, `-`, `*` and parentheses, and for
+    more than MAX_CHARACTERS.
     """
+    if len(expression) > MAX_CHARACTERS:
+        raise PilotError(f"an expression of {len(expression)} characters is too long, want at most {MAX_CHARACTERS}")
     operands = [int(digits) for digits in _NUMBER.findall(expression)]
     return _compiled(_NUMBER.sub("0", expression))(operands)
 

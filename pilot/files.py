@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pilot.errors import PilotError
@@ -27,6 +30,12 @@ def write_bytes(path: Path | str, content: bytes) -> None:
         raise PilotError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
+def remove_leftovers(folder: Path, name: str = "*") -> None:
+    """Remove the temporary files that killed writers of the file `name`, or of any, left in `folder`."""
+    for leftover in folder.glob(f".{name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8 with `\\n` line ends on every system, whole or not at all."""
     write_bytes(path, text.encode())
@@ -42,6 +51,15 @@ def read_text(path: Path | str) -> str:
         raise PilotError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise PilotError(f"{path}: not UTF-8 text (byte {error.start})") from None
+
+
+def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
+    """One line for each row, and a header; what a row lacks is left empty. Raises PilotError as `write_bytes`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path | str, content: dict) -> None:

@@ -1,9 +1,9 @@
 """A model's weights with every LayerNorm folded into its neighbours, for the sweep engine.
 
-All that reads the residual stream does so through a LayerNorm, which takes its mean away, so nothing changes if nothing ever
-writes a mean. LN(x) is then x / rms(x), the norm's weight and bias moved into the matrix that reads it (`fold_ln` and
-`center_writing_weights` of TransformerLens). What a patch adds is now linear up to one scale for each row, in the residual
-stream x and in the MLP's input too. Both stand side by side in a `state` of d + m columns: x, then x @ mlp_in.
+All that reads the residual stream does so through a LayerNorm, which takes its mean away, so nothing changes if nothing
+ever writes a mean. LN(x) is then x / rms(x), the norm's weight and bias moved into the matrix that reads it (`fold_ln`
+and `center_writing_weights` of TransformerLens). What a patch adds is now linear up to one scale for each row, in the
+residual stream x and in the MLP's input too. Both stand side by side in a `state` of d + m columns: x, then x @ mlp_in.
 
 Shapes: d d_model, m d_mlp, V vocabulary, H heads, D head_dim. Matrices are stored for `x @ matrix`.
 """
@@ -52,7 +52,7 @@ class FoldedBlock:
 
 @dataclass(frozen=True)
 class FoldedModel:
-    """x starts as tokens[ids] + positions, (V, d) and (context, d); logits are (x / rms(x)) @ unembed + unembed_bias."""
+    """x starts as tokens[ids] + positions: (V, d), (context, d). Logits are (x / rms(x)) @ unembed + unembed_bias."""
 
     tokens: Tensor
     positions: Tensor

@@ -1,6 +1,6 @@
-"""The checks of csrc/checks.cpp in Python, in the same order, words and exception types.
+"""The checks of csrc/checks.cpp and csrc/cpu/branched_hidden.cpp in Python, in the same order, words and exception types.
 
-They serve the eager twin, and the fake implementation that torch.compile traces with.
+They serve the eager twins, and the fake implementations that torch.compile traces with.
 """
 
 from __future__ import annotations
@@ -53,16 +53,11 @@ def check_arguments(q, k, v, source, parent, source_row, replace, scale: float |
         ("source_row", source_row),
         ("replace", replace),
     ):
-        _check_device(name, x, q.device)
+        _check_device(name, x, "q", q)
     for name, x in (("q", q), ("k", k), ("v", v), ("source", source)):
-        if D > 1 and x.stride(3) != 1:
-            raise ValueError(f"{name} must be contiguous in its last dimension, not stride {x.stride(3)}")
+        _check_last_contiguous(name, x)
     if out is not None:
-        _check_shape("out", out, (C, Tq, H, D), "(C, Tq, H, D)")
-        _check_dtype("out", out, q.dtype)
-        _check_device("out", out, q.device)
-        if not out.is_contiguous():
-            raise ValueError(f"out must be contiguous, not strides {list(out.stride())}")
+        _check_out("out", out, (C, Tq, H, D), "(C, Tq, H, D)", "q", q)
 
 
 def check_indexes(q: Tensor, source: Tensor, parent: Tensor, source_row: Tensor) -> None:
@@ -77,6 +72,35 @@ def check_indexes(q: Tensor, source: Tensor, parent: Tensor, source_row: Tensor)
         if low < 0 or high >= rows:
             c = int(((index < 0) | (index >= rows)).nonzero()[0])
             raise IndexError(f"{name}[{c}] is {int(index[c])}, but {of} has {rows} rows")
+
+
+def check_branched_hidden(state, terms, member, in_bias, out_bias, eps: float, hidden, after) -> None:
+    """Raises ValueError or TypeError on a wrong shape, dtype, device or stride."""
+    _check_dim("state", state, 3, "(G, W, d + m)")
+    _check_dim("terms", terms, 4, "(K, G, W, d + m)")
+    _check_dim("member", member, 4, "(C, G, W, K)")
+    _check_dim("in_bias", in_bias, 1, "(m,)")
+    _check_dim("out_bias", out_bias, 1, "(d,)")
+    (G, W), C, K = state.shape[:2], member.shape[0], terms.shape[0]
+    d, m = out_bias.shape[0], in_bias.shape[0]
+
+    _check_shape("state", state, (G, W, d + m), "(G, W, d + m)")
+    _check_shape("terms", terms, (K, G, W, d + m), "(K, G, W, d + m)")
+    _check_shape("member", member, (C, G, W, K), "(C, G, W, K)")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps must be finite and not negative, not {eps}")
+
+    for name, x in (("terms", terms), ("in_bias", in_bias), ("out_bias", out_bias)):
+        _check_dtype(name, x, state.dtype)
+        _check_device(name, x, "state", state)
+    _check_dtype("member", member, torch.bool)
+    if member.device.type != "cpu":  # the twin looks at it before it chooses what to launch
+        _check_device("member", member, "state", state)
+    for name, x in (("state", state), ("terms", terms), ("in_bias", in_bias), ("out_bias", out_bias)):
+        _check_last_contiguous(name, x)
+
+    _check_out("hidden", hidden, (C, G, W, m), "(C, G, W, m)", "state", state)
+    _check_out("after", after, (C, G, W, d), "(C, G, W, d)", "state", state)
 
 
 def _check_dim(name: str, x: Tensor, dim: int, letters: str) -> None:
@@ -94,9 +118,22 @@ def _check_dtype(name: str, x: Tensor, dtype: torch.dtype) -> None:
         raise TypeError(f"{name} must be {dtype_name(dtype)}, not {dtype_name(x.dtype)}")
 
 
-def _check_device(name: str, x: Tensor, device: torch.device) -> None:
-    if x.device != device:
-        raise ValueError(f"{name} is on {x.device}, but q is on {device}")
+def _check_device(name: str, x: Tensor, as_name: str, as_x: Tensor) -> None:
+    if x.device != as_x.device:
+        raise ValueError(f"{name} is on {x.device}, but {as_name} is on {as_x.device}")
+
+
+def _check_last_contiguous(name: str, x: Tensor) -> None:
+    if x.shape[-1] != 1 and x.stride(-1) != 1:
+        raise ValueError(f"{name} must be contiguous in its last dimension, not stride {x.stride(-1)}")
+
+
+def _check_out(name: str, out: Tensor, shape: tuple[int, ...], letters: str, as_name: str, as_x: Tensor) -> None:
+    _check_shape(name, out, shape, letters)
+    _check_dtype(name, out, as_x.dtype)
+    _check_device(name, out, as_name, as_x)
+    if not out.is_contiguous():
+        raise ValueError(f"{name} must be contiguous, not strides {list(out.stride())}")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

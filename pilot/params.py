@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from pilot.errors import PilotError
 from pilot.expressions import OPERATORS, Grammar
 from pilot.files import read_text
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Rate = Annotated[float, Field(gt=0, lt=1e3)]
 
@@ -66,12 +66,12 @@ class TrainParams(_Section):
     batch_size: Count
     muon_lr: Rate
     adamw_lr: Rate
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
     snapshot_epochs: list[Count]
 
 
 class SweepParams(_Section):
-    impl: Literal["auto", "fused", "eager"]
+    impl: Literal["auto", "fused", "eager", "reference"]
 
 
 class AblateParams(_Section):
@@ -90,6 +90,13 @@ class PatchParams(_Section):
     metric: Literal["exact_match", "final_token"]
     donors_per_recipient: Count
     position_ranges: list[Annotated[str, Field(pattern=r"^\d*:\d*$")]]
+    min_logit_gap: Annotated[float, Field(gt=0)]
+    random_sets: Count
+    resamples: Annotated[int, Field(ge=100)]
+    min_effect: Annotated[float, Field(ge=0, le=1)]
+    min_interaction: Annotated[float, Field(ge=0, le=1)]
+    exhaustive: bool
+    exhaustive_pairs: Annotated[int, Field(ge=2)]
 
 
 class Params(_Section):
@@ -109,12 +116,15 @@ def load_params(path: Path | str = "params.yaml") -> Params:
 
     Raises PilotError that names the key for one that is missing, unknown, given twice, ill-typed or out of range.
     """
+    text = read_text(path)
     try:
-        content = YAML(typ="safe", pure=True).load(read_text(path))
-    except YAMLError as error:
+        with warnings.catch_warnings(action="error"):  # of an anchor given twice
+            content = YAML(typ="safe", pure=True).load(text)
+    except Exception as error:  # a YAMLError, or what reading a wrong date, number or tag happens to raise
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise PilotError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or error})") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise PilotError(f"{path}{where}: not YAML ({problem})") from None
     if not isinstance(content, dict):
         raise PilotError(f"{path}: want sections {', '.join(Params.model_fields)}")
     try:
@@ -127,7 +137,7 @@ def _first_problem(error: ValidationError) -> str:
     # An unknown key comes first: it is often the misspelt name of a missing one.
     problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     *parents, last = problem["loc"]
-    key = ".".join(map(str, problem["loc"]))
+    key = " ".join(".".join(map(str, problem["loc"])).split())
     if problem["type"] == "missing":
         return f"{key} is missing"
     if problem["type"] == "extra_forbidden":
@@ -135,4 +145,13 @@ def _first_problem(error: ValidationError) -> str:
         close = difflib.get_close_matches(str(last), known, n=1)
         return f"{key} is not a known key; " + (f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{key}: {message}, not {problem['input']!r}" if problem["type"] != "value_error" else f"{key}: {message}"
+    return (
+        f"{key}: {message}" if problem["type"] == "value_error" else f"{key}: {message}, not {_shown(problem['input'])}"
+    )
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python refuses to print it
+        return "an integer of thousands of digits"

@@ -16,7 +16,7 @@ DIRECTIONS = ("denoising", "noising")
 EDITED = {"regroup": "parentheses moved", "operator": "operator changed", "operand": "operand changed"}
 SETS = {"best": "best set", "ablation": "most impact by ablation", "average": "average of all sets"}
 TRAJECTORIES = {"ablation_paren": "ablation impact", "denoising": "denoising", "noising": "noising"}
-NO_PATCHING = "metrics/counterfactual.json is missing: run dvc repro patch."
+NO_PATCHING = "metrics/counterfactual.json is missing: run dvc repro counterfactual."
 NO_GAME = "This run has none: it takes all sets of heads, and patch.exhaustive is off."
 
 
@@ -45,12 +45,12 @@ def _recovery(patching: Mapping) -> Exhibit:
     panels, told = {}, []
     for direction in DIRECTIONS:
         leading = []
-        for edit, words in EDITED.items():
-            rows = patching["effects"][edit][direction]
+        for edit, by_direction in patching["effects"].items():
+            rows = by_direction[direction]
             effects = {name: mark(row["recovery"]) for name, row in rows.items() if name.startswith("L")}
-            panels[f"{direction}, {words}"] = by_layer(effects)
+            panels[f"{direction}, {EDITED[edit]}"] = by_layer(effects)
             best = max(effects, key=lambda name: effects[name].value)
-            leading.append(f"{best} ({words}, {effects[best].value:.2f})")
+            leading.append(f"{best} ({EDITED[edit]}, {effects[best].value:.2f})")
         told.append(f"by {direction} {listed(leading)}")
     counts = (f"{by_split['confirm']['usable']} {edit}" for edit, by_split in patching["pairs"].items())
     reading = (
@@ -75,7 +75,7 @@ def _sets(results: Results) -> Exhibit:
     for direction in DIRECTIONS:
         sets = {key: row for key, row in effects[direction].items() if not key.startswith("L")}
         panels[direction] = {
-            words: {set_name(key, results): mark(row[outcome]) for key, row in sets.items()}
+            words: {set_name(key, results): mark(row[outcome]) for key, row in sets.items() if outcome in row}
             for outcome, words in outcomes.items()
         }
         recovery, control = sets["top_k"]["recovery"], sets["top_k"]["wrong_donor"]
@@ -94,7 +94,7 @@ def _verdict(patching: Mapping) -> Exhibit:
     if not patching:
         return Exhibit("verdict", title, NO_PATCHING)
     verdicts, effects = patching["verdict"], patching["effects"]["regroup"]
-    kinds = ("sufficient", "necessary", "redundant")
+    kinds = list(next(iter(verdicts.values())))  # sufficient, necessary and, if all sets were tried, redundant
     rows = []
     for name, verdict in verdicts.items():
         numbers = []
@@ -116,7 +116,7 @@ def _verdict(patching: Mapping) -> Exhibit:
 def _head_positions(rows: Rows) -> Exhibit:
     title = "Where in the expression: heads by position"
     if not rows:
-        return Exhibit("head_positions", title, "metrics/head_positions.csv is missing: run dvc repro patch.")
+        return Exhibit("head_positions", title, "metrics/head_positions.csv is missing: run dvc repro counterfactual.")
     panels: dict[str, dict] = {direction: {} for direction in DIRECTIONS}
     for row in rows:
         place = f"{row['symbol']}\n{row['position']}"
@@ -129,7 +129,7 @@ def _head_positions(rows: Rows) -> Exhibit:
         )
     reading = (
         f"Recovery when a head is patched at one position only, over the symbols of the {rows[0]['pairs']} pairs of "
-        f"the most common form (a dot where pairs differ). The largest effects: {listed(peaks)}."
+        f"the most common form (two of them where clean and corrupt differ). The largest effects: {listed(peaks)}."
     )
     return Exhibit("head_positions", title, reading, Plot("heatmap", panels, "head", "position", "recovery"))
 

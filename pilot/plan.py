@@ -1,8 +1,9 @@
 """Plans a sweep: interventions as a trie by layer, so that what they share is computed once.
 
-A head patch leaves every layer below its own as it was. Two interventions that patch the same in layers 0 to l are one path
-of the trie down to there; they part in the first layer where they differ. A node is the residual stream that enters a
-layer, a branch what is patched in that layer. Positions left of the first change are as in the unpatched run, by causality.
+A head patch leaves every layer below its own as it was. Two interventions that patch the same in layers 0 to l are one
+path of the trie down to there; they part in the first layer where they differ. A node is the residual stream that
+enters a layer, a branch what is patched in that layer. Positions before the first change are as in the unpatched run,
+by causality.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Branch:
     """One way to patch a node's layer.
 
     patches       (head, start, stop) each, sorted, ranges of one head apart; () leaves the layer as it is
-    changed       positions where the residual stream behind the layer is not the unpatched run's; None: nowhere, or behind
-                  the last layer
+    changed       positions where the residual stream behind the layer is not the unpatched run's; None: nowhere, or
+                  behind the last layer
     node          the node that it leads to; None behind the last layer
     intervention  behind the last layer the number of the intervention that ends here
     """

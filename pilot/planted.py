@@ -19,7 +19,7 @@ dominates its norm, so LayerNorm multiplies by nearly the same number everywhere
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from typing import NamedTuple
 
@@ -160,7 +160,7 @@ def random_circuit(kind: str, n_layers: int, n_heads: int, rng: np.random.Genera
         kind,
         n_layers,
         n_heads,
-        heads=tuple(replace(head, start=t, stop=t + 1) for head, t in zip(planted, positions, strict=True)),
+        heads=tuple(head._replace(start=t, stop=t + 1) for head, t in zip(planted, positions, strict=True)),
         distractors=tuple(others[i] for i in rng.permutation(len(others))[: len(others) // 2]),
         signal=signal if planted else READ,
     )

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from pilot.interventions import HeadPatch, Intervention, at_positions, single_heads
+from pilot.interventions import Intervention, at_positions, head_subsets, single_heads, single_positions
 from pilot.model import PilotTransformer
 from pilot.planted import CLEAN_ANSWER, CORRUPT_ANSWER, SEQ_LEN, Circuit, TokenPairs, draw_pairs, plant, random_circuit
 from pilot.statistics import Estimate, adjusted, clustered_rate, shapley, sign_test
@@ -52,8 +52,8 @@ def score(circuit: Circuit, rng: np.random.Generator, n_pairs: int = 8) -> dict[
     """
     model, pairs = plant(circuit, rng), draw_pairs(circuit, n_pairs, rng)
     heads = single_heads(model.config)
-    cells = [at_positions(head, t, t + 1) for head in heads for t in range(SEQ_LEN)]
-    sets = subsets([head for (head,) in heads])
+    cells = single_positions(model.config, SEQ_LEN)
+    sets = head_subsets(tuple(head for (head,) in heads))
     denoising, noising = recovery(model, pairs, [*heads, *cells, *sets]).mean(2)
     head, cell, game = np.split(np.arange(len(denoising)), [len(heads), len(heads) + len(cells)])
     anywhere = at_positions(circuit.heads, 0, None)
@@ -80,11 +80,6 @@ def recovery(model: PilotTransformer, pairs: TokenPairs, interventions: Sequence
 
 def _logit_difference(logits: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
     return logits[:, :, CLEAN_ANSWER] - logits[:, :, CORRUPT_ANSWER]
-
-
-def subsets(heads: Sequence[HeadPatch]) -> list[Intervention]:
-    """All 2**n sets of n heads: heads[i] is in set number m if bit i of m is set."""
-    return [tuple(head for i, head in enumerate(heads) if m >> i & 1) for m in range(2 ** len(heads))]
 
 
 def _score(importance: np.ndarray, planted: np.ndarray) -> Score:

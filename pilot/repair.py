@@ -18,7 +18,7 @@ from pilot.dataset import Example, buckets_by_length
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, Intervention
 from pilot.model import ModelConfig, PilotTransformer
-from pilot.scoring import answer_text, score
+from pilot.scoring import answer_positions, answer_text, score
 from pilot.statistics import clustered_rate
 from pilot.sweep import predict, resolve_impl
 from pilot.tokens import END
@@ -91,12 +91,15 @@ def run_pairs(setting: Setting, pairs: Sequence[Pair], interventions: Sequence[I
     for bucket in buckets_by_length([examples[pair.recipient] for pair in pairs]):
         seq = bucket.inputs.shape[1]
         donor_ids, donor_targets, donor_answer = _donor_rows([examples[pairs[i].donor] for i in bucket.index], seq)
-        predicted = predict(setting.model, bucket.inputs, donor_ids, interventions, setting.impl)
         donor_is_whole = donor_targets[:, -1] == END  # of one that was cut there is no answer to compare with
+        read = answer_positions(bucket.answer | donor_answer)
+        own = [tensor.gather(1, read) for tensor in (bucket.targets, bucket.answer)]
+        donors = [tensor.gather(1, read) for tensor in (donor_targets, donor_answer)]
+        predicted = predict(setting.model, bucket.inputs, donor_ids, interventions, read, setting.impl)
         for i, rows in enumerate(predicted):
-            outcomes.fixed[i, bucket.index] = getattr(score(rows, bucket.targets, bucket.answer), setting.metric)
-            outcomes.adopted[i, bucket.index] = score(rows, donor_targets, donor_answer).exact_match & donor_is_whole
-            outcomes.prediction[i, bucket.index] = [answer_text(*row) for row in zip(rows, bucket.answer, strict=True)]
+            outcomes.fixed[i, bucket.index] = getattr(score(rows, *own), setting.metric)
+            outcomes.adopted[i, bucket.index] = score(rows, *donors).exact_match & donor_is_whole
+            outcomes.prediction[i, bucket.index] = [answer_text(*row) for row in zip(rows, own[1], strict=True)]
     return outcomes
 
 

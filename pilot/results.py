@@ -13,7 +13,7 @@ from pilot.interventions import parse_heads
 
 # The stage that makes each JSON file in metrics/. The report needs the first ones, and says what it lacks of the rest.
 REQUIRED = {"train": "train", "ablation": "ablate", "selection": "select", "patching": "patch"}
-OPTIONAL = {"counterfactual": "patch", "planted": "planted"}
+OPTIONAL = {"counterfactual": "counterfactual", "planted": "planted"}
 TABLES = ("training", "interactions", "best_sets", "head_positions", "trajectory")
 
 Rows = Sequence[Mapping[str, str]]

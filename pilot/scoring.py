@@ -33,9 +33,18 @@ class Scores:
 
 
 def score(predicted: torch.Tensor, targets: torch.Tensor, answer: torch.Tensor) -> Scores:
-    """predicted, targets (B, T) int64 and answer (B, T) bool; every row ends with its answer's end marker."""
+    """predicted, targets (B, T) int64 and answer (B, T) bool; every row ends with its answer's end marker.
+
+    The last positions of each row, down to its answer, are enough.
+    """
     right = predicted == targets
     return Scores((right | ~answer).all(1), right[:, -2], right[:, -1])
+
+
+def answer_positions(answer: torch.Tensor) -> torch.Tensor:
+    """The last positions of a row, as many as the longest answer has tokens: answer (B, T) bool -> (B, R) int64."""
+    rows, seq = answer.shape
+    return torch.arange(seq - int(answer.sum(1).max()), seq).expand(rows, -1)
 
 
 def answer_text(tokens: torch.Tensor, answer: torch.Tensor) -> str:

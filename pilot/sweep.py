@@ -46,9 +46,9 @@ def sweep(
     interventions   tuples of HeadPatch; the empty tuple is the unpatched run
     read            (P, R) int64, the positions whose logits are wanted
     measure         (logits (rows, R, V), pair (rows,) int64) -> (rows, M); None: the logits themselves
-    impl            "fused" and "eager" compute once what interventions have in common (pilot.plan), and differ in how they
-                    compute attention (pilot.attention); "auto" is fused where it runs, else eager; "reference" runs the
-                    whole model for every intervention
+    impl            "fused" and "eager" compute once what interventions have in common (pilot.plan), on the operators
+                    or in PyTorch; "auto" is fused where it runs, else eager; "reference" runs the whole model for
+                    every intervention
     rows            (intervention, pair, position) rows to compute at a time; None: what suits the device
     progress        show a progress bar, where standard error is a terminal
 

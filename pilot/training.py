@@ -1,26 +1,29 @@
-"""The training loop: batches of one length, two optimisers, one schedule."""
+"""The training loop: batches of one length, two optimisers, one schedule; it can be stopped and taken up anywhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+from pilot import distributed
 from pilot.dataset import Bucket
 from pilot.expressions import KINDS
 from pilot.model import PilotTransformer
 from pilot.params import TrainParams
 from pilot.scoring import score_model
 
+SAVE_SECONDS = 20.0  # a kill costs at most so much training
+
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One line of the training log; accuracies are exact match on validation lines, `seconds` counts from the start."""
+    """One line of the training log; accuracies are exact match on validation lines, `seconds` those trained so far."""
 
     epoch: int
     examples: int
@@ -30,54 +33,126 @@ class EpochRecord:
     seconds: float
 
 
-def train(
-    model: PilotTransformer,
-    train_buckets: list[Bucket],
-    val_buckets: dict[str, list[Bucket]],
-    params: TrainParams,
-    on_epoch: Callable[[EpochRecord], None],
-    progress: bool = True,
-) -> None:
-    """Train `model` in place, calling `on_epoch` after each epoch. The loss is on the answer's tokens only.
+class Training:
+    """The training of a model in place, step by step; it can be saved at any step and taken up again from there.
 
-    val_buckets   by kind, `flat` and `paren`
+    On one machine with one number of threads the same arguments give the same weights, bit for bit, however often
+    training was taken up. Under torchrun each process computes its share of every batch and all make the same step.
 
-    On one machine with one number of threads the same arguments give the same weights, bit for bit.
+    step      optimiser steps made
+    log       one record for each epoch done
     """
-    device = next(model.parameters()).device
-    steps_per_epoch = -(-params.examples_per_epoch // params.batch_size)
-    optimizers = _optimizers(model, params)
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(opt, _Schedule(params.warmup_steps, params.num_epochs * steps_per_epoch))
-        for opt in optimizers
-    ]
-    stream = _batches(train_buckets, params.batch_size, torch.Generator().manual_seed(params.seed))
-    start, examples, accuracy = time.monotonic(), 0, ""
-    with tqdm(total=params.num_epochs * steps_per_epoch, unit="step", disable=None if progress else True) as bar:
-        for epoch in range(1, params.num_epochs + 1):
-            model.train()
-            total_loss = 0.0
-            for inputs, targets, answer in islice(stream, steps_per_epoch):
-                logits = model(inputs.to(device), read=answer.to(device))
-                loss = F.cross_entropy(logits, targets[answer].to(device))
-                loss.backward()
-                for optimizer, schedule in zip(optimizers, schedules, strict=True):
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    schedule.step()
-                total_loss += loss.item()
-                examples += len(inputs)
-                bar.set_postfix_str(f"epoch {epoch}, loss {loss.item():.3f}{accuracy}", refresh=False)
+
+    def __init__(self, model: PilotTransformer, buckets: list[Bucket], params: TrainParams):
+        self.model, self.params, self._buckets = model, params, buckets
+        self.steps_per_epoch = -(-params.examples_per_epoch // params.batch_size)
+        self.total_steps = params.num_epochs * self.steps_per_epoch
+        self._optimizers = _optimizers(model, params)
+        self._schedules = [
+            torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(params.warmup_steps, self.total_steps))
+            for optimizer in self._optimizers
+        ]
+        self.step, self.log = 0, []
+        self._examples, self._epoch_loss, self._start = 0, 0.0, time.monotonic()
+
+    def state_dict(self) -> dict:
+        """All that `load_state_dict` needs to go on from this step: tensors and plain values."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "schedules": [schedule.state_dict() for schedule in self._schedules],
+            "step": self.step,
+            "examples": self._examples,
+            "epoch_loss": self._epoch_loss,
+            "seconds": self._seconds(),
+            "log": [asdict(record) for record in self.log],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go to the step at which `state` was saved, with the same arguments."""
+        self.model.load_state_dict(state["model"])
+        for ours, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            ours.load_state_dict(saved)
+        for ours, saved in zip(self._schedules, state["schedules"], strict=True):
+            ours.load_state_dict(saved)
+        self.step, self._examples, self._epoch_loss = state["step"], state["examples"], state["epoch_loss"]
+        self._start = time.monotonic() - state["seconds"]
+        self.log = [EpochRecord(**record) for record in state["log"]]
+
+    def run(
+        self,
+        val_buckets: dict[str, list[Bucket]],
+        on_epoch: Callable[[EpochRecord], None],
+        save: Callable[[], None],
+        progress: bool = True,
+    ) -> None:
+        """Train to the last epoch.
+
+        val_buckets   by kind, `flat` and `paren`
+        on_epoch      called after each epoch
+        save          called after that and at least every SAVE_SECONDS between steps
+        """
+        device = next(self.model.parameters()).device
+        forward = distributed.data_parallel(self.model)
+        batches = _batches(self._buckets, self.params.batch_size, self.params.seed)
+        saved = time.monotonic()
+        self.model.train()
+        with tqdm(total=self.total_steps, initial=self.step, unit="step", disable=None if progress else True) as bar:
+            for bucket in islice(batches, self.step, self.total_steps):
+                loss = self._train_step(forward, bucket, device)
+                bar.set_postfix_str(self._summary(loss), refresh=False)
                 bar.update()
-            model.eval()
-            flat, paren = (score_model(model, val_buckets[kind]).exact_match.double().mean().item() for kind in KINDS)
-            accuracy = f", validation flat {flat:.1%}, paren {paren:.1%}"
-            mean_loss, seconds = total_loss / steps_per_epoch, time.monotonic() - start
-            on_epoch(EpochRecord(epoch, examples, mean_loss, flat, paren, seconds))
+                epoch_is_over = self.step % self.steps_per_epoch == 0
+                if epoch_is_over:
+                    self._end_epoch(val_buckets)
+                    on_epoch(self.log[-1])
+                if epoch_is_over or time.monotonic() - saved >= SAVE_SECONDS:
+                    save()
+                    saved = time.monotonic()
+
+    def _train_step(self, forward: torch.nn.Module, bucket: Bucket, device: torch.device) -> float:
+        """One step of both optimisers on a batch, of which each process computes its share; the loss of all of it."""
+        share = slice(distributed.rank(), None, distributed.world_size())
+        answer = bucket.answer
+        read, n_tokens = answer[share], answer.sum().item()  # the batch's tokens, because shares differ in theirs
+        logits = forward(bucket.inputs[share].to(device), read=read.to(device))
+        loss = F.cross_entropy(logits, bucket.targets[share][read].to(device), reduction="sum") / n_tokens
+        (loss * distributed.world_size()).backward()  # the processes' gradients are averaged, and are to be summed
+        for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        batch_loss = distributed.total(loss.detach()).item()
+        self.step += 1
+        self._examples += len(bucket)
+        self._epoch_loss += batch_loss
+        return batch_loss
+
+    def _end_epoch(self, val_buckets: dict[str, list[Bucket]]) -> None:
+        self.model.eval()
+        flat, paren = (score_model(self.model, val_buckets[kind]).exact_match.double().mean().item() for kind in KINDS)
+        self.model.train()
+        epoch, loss = self.step // self.steps_per_epoch, self._epoch_loss / self.steps_per_epoch
+        self.log.append(EpochRecord(epoch, self._examples, loss, flat, paren, self._seconds()))
+        self._epoch_loss = 0.0
+
+    def _seconds(self) -> float:
+        """Spent in training, the time before it was taken up included."""
+        return time.monotonic() - self._start
+
+    def _summary(self, loss: float) -> str:
+        text = f"epoch {-(-self.step // self.steps_per_epoch)}, loss {loss:.3f}"
+        for last in self.log[-1:]:
+            text += f", validation flat {last.val_flat:.1%}, paren {last.val_paren:.1%}"
+        return text
 
 
-def _batches(buckets: list[Bucket], batch_size: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, ...]]:
-    """(inputs, targets, answer) without end: pass after pass over the data, each in a new order."""
+def _batches(buckets: list[Bucket], batch_size: int, seed: int) -> Iterator[Bucket]:
+    """Batches of one length without end: pass after pass over the data, each in a new order.
+
+    Bit for bit the same for the same seed, so a place in it is the number of batches taken.
+    """
+    generator = torch.Generator().manual_seed(seed)
     while True:
         batches = [
             (bucket, rows)
@@ -86,8 +161,7 @@ def _batches(buckets: list[Bucket], batch_size: int, generator: torch.Generator)
         ]
         for i in torch.randperm(len(batches), generator=generator).tolist():
             bucket, rows = batches[i]
-            chosen = Bucket(bucket.index[rows], bucket.ids[rows])
-            yield chosen.inputs, chosen.targets, chosen.answer
+            yield Bucket(bucket.index[rows], bucket.ids[rows])
 
 
 def _optimizers(model: PilotTransformer, params: TrainParams) -> list[torch.optim.Optimizer]:

@@ -10,7 +10,7 @@ from pilot.checkpoint import load_model
 from pilot.cli import Parser, command, resolve_device
 from pilot.dataset import HALVES, buckets_by_length, read_examples
 from pilot.errors import PilotError
-from pilot.files import read_json, write_json
+from pilot.files import write_json
 from pilot.interventions import (
     HeadPatch,
     Intervention,
@@ -25,6 +25,7 @@ from pilot.narration import RULE, narrate
 from pilot.params import load_params
 from pilot.repair import Setting, control_heads, repair_rates
 from pilot.scoring import score_model
+from pilot.selection import pipeline_targets, read_selection
 
 GUIDE_HEAD = HeadPatch(2, 2)
 METRICS_FILE = Path("metrics/patching.json")
@@ -73,11 +74,12 @@ def main(argv: list[str] | None = None) -> None:
     if named:
         narrated, targets = [named], _with_controls(named, model.config)
     else:
-        top, bottom = _selected(args.selection)
+        ranked, k = read_selection(args.selection, model.config)
+        top = ranked[:k]
         narrated = [(patch,) for patch in top] + ([top] if len(top) > 1 else [])
         if GUIDE_HEAD not in top and (GUIDE_HEAD,) in single_heads(model.config):
             narrated.append((GUIDE_HEAD,))
-        targets = _pipeline_targets(top, bottom, model.config, () if span else params.position_ranges)
+        targets = pipeline_targets(ranked, k, () if span else params.position_ranges)
         if span:
             narrated = [at_positions(target, *span) for target in narrated]
             targets = {f"{name}@{args.positions}": at_positions(target, *span) for name, target in targets.items()}
@@ -106,31 +108,6 @@ def _named_target(args) -> Intervention | None:
     if args.control_head == args.head:
         raise PilotError(f"--control-head {args.head} is the target itself: choose another head")
     return (HeadPatch(args.layer, args.head),)
-
-
-def _selected(path: Path) -> tuple[Intervention, Intervention]:
-    """The selected heads, and as many of the lowest-ranked others (fewer where there are not so many)."""
-    try:
-        heads = read_json(path, made_by="select")["heads"]
-        ranked = sorted(heads, key=lambda name: heads[name]["rank"])
-        k = sum(head["selected"] for head in heads.values())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PilotError(f"{path}: not the select stage's results ({error}); run: dvc repro -f select") from None
-    top, bottom = ranked[:k], ranked[k:][-k:]
-    return tuple(parse_heads(name)[0] for name in top), tuple(parse_heads(name)[0] for name in bottom)
-
-
-def _pipeline_targets(top: Intervention, bottom: Intervention, config: ModelConfig, ranges) -> dict[str, Intervention]:
-    """Every single head; the selected ones together, everywhere and range by range; as many others; all heads."""
-    singles = single_heads(config)
-    targets = {patch.name: (patch,) for (patch,) in singles}
-    targets["top_k"] = top
-    if len(bottom) == len(top):
-        targets["bottom_k"] = bottom
-    for text in ranges:
-        targets[f"top_k@{text}"] = at_positions(top, *parse_positions(text))
-    targets["all_heads"] = tuple(patch for (patch,) in singles)
-    return targets
 
 
 def _with_controls(target: Intervention, config: ModelConfig) -> dict[str, Intervention]:

@@ -1,26 +1,33 @@
-"""Stage `train`: train the transformer and test it on expressions that it has not seen."""
+"""Stage `train`: train the transformer and test it on expressions that it has not seen.
+
+A run that was killed goes on where its state was last saved when the same command is given again. With
+`torchrun --nproc-per-node=2 -m stages.train` processes share every batch, and the result is the same within rounding.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
 import sys
-from dataclasses import astuple, fields
+from argparse import Namespace
+from dataclasses import asdict, astuple, fields
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
-from pilot.checkpoint import load_model, save_model
+from pilot import distributed
+from pilot.checkpoint import checkpoint_bytes, load_model
 from pilot.cli import Parser, command, resolve_device
 from pilot.dataset import buckets_by_length, read_examples
 from pilot.errors import PilotError
 from pilot.expressions import KINDS, kind_of
-from pilot.files import write_json, write_text
+from pilot.files import remove_leftovers, write_bytes, write_json, write_text
 from pilot.model import ModelConfig, PilotTransformer
-from pilot.params import load_params
+from pilot.params import Params, load_params
+from pilot.resume import SavedState, fingerprint
 from pilot.scoring import METRICS, score_model
-from pilot.training import EpochRecord, train
+from pilot.training import EpochRecord, Training
 
 
 @command
@@ -34,10 +41,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--metrics-dir", type=Path, help="for train.json and training.csv (default: the output folder)")
     parser.add_device()
     args = parser.parse_args(argv)
-    device = resolve_device(args.device)
-    params = load_params(args.config)
-    metrics_dir = args.metrics_dir or args.output_dir
+    args.metrics_dir = args.metrics_dir or args.output_dir
+    device, params = resolve_device(args.device), load_params(args.config)
+    with distributed.process_group(device) as device:
+        _train_and_test(args, params, device)
 
+
+def _train_and_test(args: Namespace, params: Params, device: torch.device) -> None:
     config = ModelConfig(context=params.data.grammar.longest_line() + 1, **params.model.model_dump())
     paths = {name: args.data_dir / f"pilot_{name}.jsonl" for name in ("train", "val", "test_flat", "test_paren")}
     examples = {name: read_examples(path, config.context) for name, path in paths.items()}
@@ -49,27 +59,13 @@ def main(argv: list[str] | None = None) -> None:
     model = PilotTransformer(config).to(device)
     print(f"Training {model.n_parameters / 1e6:.2f}M parameters on {len(examples['train'])} lines, device {device}")
 
-    log: list[EpochRecord] = []
-    best = -1.0
-
-    def on_epoch(record: EpochRecord) -> None:
-        nonlocal best
-        log.append(record)
-        facts = {"epoch": record.epoch, "metrics": {"val": {"flat": record.val_flat, "paren": record.val_paren}}}
-        save_model(model, args.output_dir / "checkpoint_last.pt", **facts)
-        if record.val_paren > best:
-            best = record.val_paren
-            save_model(model, args.output_dir / "checkpoint_best.pt", **facts)
-        if record.epoch in params.train.snapshot_epochs:
-            save_model(model, args.output_dir / f"checkpoint_epoch_{record.epoch:03d}.pt", **facts)
-        write_text(metrics_dir / "training.csv", _csv(log))
-        tqdm.write(  # above the progress bar, where there is one
-            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation: flat {record.val_flat:.1%}, "
-            f"paren {record.val_paren:.1%}  {record.seconds:.0f} s"
-        )
-        sys.stdout.flush()
-
-    train(model, buckets_by_length(examples["train"]), val, params.train, on_epoch)
+    key = fingerprint({"model": asdict(config), "train": params.train.model_dump()}, [Path(__file__), *paths.values()])
+    state = SavedState(args.output_dir.parent / ".state" / f"{args.output_dir.name}.pt", key)
+    run = _Run(Training(model, buckets_by_length(examples["train"]), params.train), state, args)
+    run.resume()
+    run.training.run(val, run.on_epoch, run.save, progress=distributed.is_main())
+    if not distributed.is_main():
+        return
 
     model = load_model(args.output_dir / "checkpoint_best.pt", device)
     test = {}
@@ -77,11 +73,66 @@ def main(argv: list[str] | None = None) -> None:
         scores = score_model(model, buckets_by_length(examples[f"test_{kind}"]))
         test[kind] = {metric: getattr(scores, metric).double().mean().item() for metric in METRICS}
         print(f"test {kind}: " + ", ".join(f"{metric} {value:.2%}" for metric, value in test[kind].items()))
-    best_record = max(log, key=lambda record: record.val_paren)
+    log = run.training.log
     write_json(
-        metrics_dir / "train.json",
-        {"test": test, "best_epoch": best_record.epoch, "seconds": round(log[-1].seconds, 1)},
+        args.metrics_dir / "train.json",
+        {"test": test, "best_epoch": _best(log).epoch, "seconds": round(log[-1].seconds, 1)},
     )
+    state.remove()
+
+
+class _Run:
+    """Training and its files: checkpoints and log in the output folders, and the state, with the checkpoints in it.
+
+    The state lies beside the output folder, because DVC empties that one before it runs the stage again.
+    """
+
+    def __init__(self, training: Training, state: SavedState, args: Namespace):
+        self.training, self.state = training, state
+        self.output_dir, self.log_path = args.output_dir, args.metrics_dir / "training.csv"
+        self.checkpoints: dict[str, torch.Tensor] = {}  # by file name, the bytes
+
+    def resume(self) -> None:
+        """Go to the last saved state if there is one, with its checkpoints and log in the output folders."""
+        saved = self.state.load()
+        if saved is None:
+            return
+        self.training.load_state_dict(saved["training"])
+        self._write(saved["checkpoints"])
+        epoch, step = divmod(self.training.step, self.training.steps_per_epoch)
+        print(f"Resuming after epoch {epoch}, step {step} of {self.training.steps_per_epoch}, from {self.state.path}")
+
+    def save(self) -> None:
+        if distributed.is_main():
+            self.state.save({"training": self.training.state_dict(), "checkpoints": self.checkpoints})
+
+    def on_epoch(self, record: EpochRecord) -> None:
+        names = ["checkpoint_last.pt"]
+        if record == _best(self.training.log):
+            names.append("checkpoint_best.pt")
+        if record.epoch in self.training.params.snapshot_epochs:
+            names.append(f"checkpoint_epoch_{record.epoch:03d}.pt")
+        metrics = {"val": {"flat": record.val_flat, "paren": record.val_paren}}
+        content = checkpoint_bytes(self.training.model, epoch=record.epoch, metrics=metrics)
+        self._write(dict.fromkeys(names, torch.frombuffer(bytearray(content), dtype=torch.uint8)))
+        tqdm.write(  # above the progress bar, where there is one
+            f"epoch {record.epoch:3d}  loss {record.loss:.4f}  validation: flat {record.val_flat:.1%}, "
+            f"paren {record.val_paren:.1%}  {record.seconds:.0f} s"
+        )
+        sys.stdout.flush()
+
+    def _write(self, checkpoints: dict[str, torch.Tensor]) -> None:
+        self.checkpoints.update(checkpoints)
+        if distributed.is_main():
+            remove_leftovers(self.output_dir)
+            for name, content in checkpoints.items():
+                write_bytes(self.output_dir / name, content.numpy().tobytes())
+            write_text(self.log_path, _csv(self.training.log))
+
+
+def _best(log: list[EpochRecord]) -> EpochRecord:
+    """The first epoch of the highest accuracy on parenthesised validation lines."""
+    return max(log, key=lambda record: record.val_paren)
 
 
 def _csv(log: list[EpochRecord]) -> str:

@@ -34,6 +34,7 @@ TINY = {
     },
     "ablate": {"resamples": 200},
     "select": {"top_k": 2},
+    "patch": {"resamples": 200, "random_sets": 5, "exhaustive_pairs": 6},
 }
 
 

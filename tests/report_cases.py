@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pilot.files import write_json, write_text
 
-SYMBOLS = "·(·-·)-·="
+SYMBOLS = ("^", "(", "n", "∘", "(/n", ")", "∘", "n", "=")
 
 
 def write_metrics(folder: Path, n_layers: int = 2, n_heads: int = 2) -> None:
@@ -95,7 +95,7 @@ def _patching(heads: list[str]) -> dict:
 
 def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
     top = sum(recovery[name] for name in selected)
-    sets = {"top_k": top, "bottom_k": 0.05, "random_k": 0.1, "all_heads": 1.0, "top_k@0:6": 0.3 * top}
+    sets = {"top_k": top, "bottom_k": 0.05, "random_k": 0.1, "all_heads": 1.0}
 
     def both(value: dict) -> dict:
         return {"denoising": value, "noising": value}
@@ -107,6 +107,7 @@ def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
 
     effects = {name: row(value, tested=True) for name, value in recovery.items()}
     effects |= {name: row(value, tested=name == "top_k") for name, value in sets.items()}
+    del effects["random_k"]["wrong_donor"]
     split = {"drawn": 500, "both_right": 441, "usable": 430}
     return {
         "fused": 1,

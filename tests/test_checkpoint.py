@@ -39,7 +39,7 @@ def test_files_that_are_no_checkpoints_are_refused_and_not_executed(small_model,
     whole = path.read_bytes()
     for content in (b"", b"hello", whole[: len(whole) // 2], whole[:-30], pickle.dumps(_Malicious())):
         path.write_bytes(content)
-        with pytest.raises(PilotError, match=r"model.pt: not a readable checkpoint") as error:
+        with pytest.raises(PilotError, match=r"model.pt: not a readable archive") as error:
             load_model(path)
         assert "\n" not in str(error.value)
     assert "executed" not in capsys.readouterr().out

@@ -66,7 +66,8 @@ def test_values_by_hand():
         ("2**3", "not a chain of operands"),
         ("__import__('os')", "not an arithmetic expression"),
         ("1/2", "not an arithmetic expression"),
-        ("(" * 500 + "1" + ")" * 500, "not a well-formed"),
+        ("(" * 240 + "1" + ")" * 240, "not a well-formed"),
+        ("1+" * 250 + "1", "501 characters is too long, want at most 500"),
     ],
 )
 def test_what_is_not_an_expression_is_said(text, message):

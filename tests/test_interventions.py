@@ -1,7 +1,17 @@
 import pytest
 
 from pilot.errors import PilotError
-from pilot.interventions import HeadPatch, at_positions, check_intervention, parse_heads, parse_positions, single_heads
+from pilot.interventions import (
+    HeadPatch,
+    at_positions,
+    check_intervention,
+    head_subsets,
+    parse_heads,
+    parse_positions,
+    position_windows,
+    single_heads,
+    single_positions,
+)
 from pilot.model import ModelConfig
 
 CONFIG = ModelConfig(n_layers=2, n_heads=4)
@@ -9,6 +19,27 @@ CONFIG = ModelConfig(n_layers=2, n_heads=4)
 
 def test_single_heads_come_layer_by_layer():
     assert [patch.name for (patch,) in single_heads(CONFIG)] == [f"L{i}H{j}" for i in range(2) for j in range(4)]
+
+
+def test_single_positions_come_head_by_head():
+    names = [patch.name for (patch,) in single_positions(CONFIG, 3)]
+    assert names[:4] == ["L0H0@0:1", "L0H0@1:2", "L0H0@2:3", "L0H1@0:1"]
+    assert len(names) == 2 * 4 * 3
+
+
+def test_windows_slide_over_the_sequence():
+    both = (HeadPatch(0, 1), HeadPatch(1, 2))
+    windows = position_windows([both], 7, width=3, step=2)
+    assert windows == [at_positions(both, start, start + 3) for start in (0, 2, 4)]
+    for width, step in ((0, 1), (8, 1), (3, 0)):
+        with pytest.raises(PilotError, match="do not fit a sequence of 7"):
+            position_windows([both], 7, width, step)
+
+
+def test_subsets_are_ordered_by_bit_mask():
+    a, b, c = (HeadPatch(0, head) for head in range(3))
+    assert head_subsets((a, b, c)) == [(), (a,), (b,), (a, b), (c,), (a, c), (b, c), (a, b, c)]
+    assert head_subsets(()) == [()]
 
 
 def test_names_say_positions():

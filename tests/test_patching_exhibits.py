@@ -52,7 +52,7 @@ def test_interactions_name_who_needs_whom(results):
 
 def test_positions_stand_under_their_symbols(results):
     plot = next(exhibit.plot for exhibit in patching_exhibits(results) if exhibit.name == "head_positions")
-    assert list(plot.panels["denoising"]["L0H0"])[:3] == ["·\n0", "(\n1", "·\n2"]
+    assert list(plot.panels["denoising"]["L0H0"])[:3] == ["^\n0", "(\n1", "n\n2"]
 
 
 def test_only_selected_and_leading_heads_are_in_colour(results):
@@ -67,15 +67,24 @@ def test_half_may_never_be_reached(results):
     assert "by denoising no number of heads" in readings(results)["best_sets"]
 
 
+def test_an_edit_without_usable_pairs_is_left_out(results):
+    del results["counterfactual"]["effects"]["operand"]
+    recovery = patching_exhibits(results)[0]
+    assert len(recovery.plot.panels) == 4
+    assert "operand changed," not in recovery.reading
+
+
 def test_what_is_missing_is_said(results):
     lacking = {name: [] for name in ("interactions", "best_sets", "head_positions", "trajectory")}
     exhibits = patching_exhibits({**results, **lacking, "counterfactual": {}})
     assert all(exhibit.table is None for exhibit in exhibits)
-    assert "metrics/counterfactual.json is missing: run dvc repro patch" in exhibits[0].reading
+    assert "metrics/counterfactual.json is missing: run dvc repro counterfactual" in exhibits[0].reading
 
 
 def test_without_all_sets_of_heads_the_rest_is_still_shown(results):
     del results["counterfactual"]["shapley"]
+    for verdict in results["counterfactual"]["verdict"].values():
+        del verdict["redundant"]
     shapley = next(exhibit for exhibit in patching_exhibits(results) if exhibit.name == "shapley")
     assert "patch.exhaustive is off" in shapley.reading
     assert next(exhibit for exhibit in patching_exhibits(results) if exhibit.name == "recovery").table

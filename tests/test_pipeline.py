@@ -6,8 +6,10 @@ import csv
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,15 +67,18 @@ def clone(tmp_path_factory) -> Path:
     return folder
 
 
-def _run(folder: Path, *command: str) -> str:
-    environment = {
+def _environment(folder: Path) -> dict[str, str]:
+    return {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(folder),
         "OMP_NUM_THREADS": "1",
     }
+
+
+def _run(folder: Path, *command: str) -> str:
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, stdin=subprocess.DEVNULL
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -113,10 +118,86 @@ def test_dvc_draws_the_heads_by_the_committed_template(clone):
     assert "metrics/figures/ablation_mean.png" in shown
 
 
-def test_an_experiment_changes_a_parameter_and_can_be_compared(clone):
+def _reproduced(clone: Path) -> None:
     if not (clone / "dvc.lock").exists():
         _dvc(clone, "repro")
         _commit(clone)
+
+
+def _checkpoints_in_lock(clone: Path) -> dict:
+    return YAML(typ="safe").load(clone / "dvc.lock")["stages"]["train"]["outs"][0]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
+def test_a_killed_repro_of_training_goes_on_to_the_same_checkpoints(clone):
+    _reproduced(clone)
+    whole, state = _checkpoints_in_lock(clone), clone / "runs/.state/pilot.pt"
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "train"]
+    process = subprocess.Popen(
+        command, cwd=clone, env=_environment(clone), start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert "Resuming after epoch " in _run(clone, *command)
+    assert _checkpoints_in_lock(clone) == whole
+    assert not state.parent.exists()
+    _run(clone, "git", "checkout", "--quiet", ".")  # the seconds in metrics/
+
+
+def _pull_into_another_clone(clone: Path, another: Path, options: dict[str, str]) -> None:
+    """Push to a remote, pull it in a new clone, and see that nothing is left to compute there."""
+    _reproduced(clone)
+    _run(clone, "git", "clone", "--quiet", str(clone), str(another))
+    for folder in (clone, another):
+        for name, value in options.items():
+            _dvc(folder, "config", "--local", name, value)
+    assert "pushed" in _dvc(clone, "push")
+    _dvc(another, "pull")
+    assert "Running stage" not in _dvc(another, "repro")
+    assert _run(another, "git", "status", "--short") == ""
+    pushed, pulled = (folder / "runs/pilot/checkpoint_best.pt" for folder in (clone, another))
+    assert pulled.read_bytes() == pushed.read_bytes()
+
+
+def test_a_clone_that_pulls_from_a_folder_recomputes_nothing(clone, tmp_path):
+    _pull_into_another_clone(
+        clone, tmp_path / "another", {"core.remote": "folder", "remote.folder.url": str(tmp_path / "remote")}
+    )
+
+
+def test_a_clone_that_pulls_over_s3_recomputes_nothing(clone, tmp_path, monkeypatch):
+    why = 'an S3 server for tests is not installed: pip install -e ".[s3]"'
+    pytest.importorskip("dvc_s3", reason=why)
+    boto3 = pytest.importorskip("boto3", reason=why)
+    moto = pytest.importorskip("moto.server", reason=why)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    keys = {"region_name": "us-east-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    try:
+        server.start()
+    except OSError as error:
+        pytest.skip(f"a server cannot listen on loopback here ({error})")
+    try:
+        url = "http://{}:{}".format(*server.get_host_and_port())
+        boto3.client("s3", endpoint_url=url, **keys).create_bucket(Bucket="pilot")
+        remote = {
+            "url": "s3://pilot/store",
+            "endpointurl": url,
+            "region": keys["region_name"],
+            "access_key_id": keys["aws_access_key_id"],
+            "secret_access_key": keys["aws_secret_access_key"],
+        }
+        options = {f"remote.s3.{name}": value for name, value in remote.items()}
+        _pull_into_another_clone(clone, tmp_path / "another", {"core.remote": "s3", **options})
+    finally:
+        server.stop()
+
+
+def test_an_experiment_changes_a_parameter_and_can_be_compared(clone):
+    _reproduced(clone)
     _dvc(clone, "exp", "run", "-n", "longer", "-S", "train.num_epochs=4")
     with (clone / "metrics/training.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 4

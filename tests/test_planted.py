@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pilot.errors import PilotError
-from pilot.interventions import HeadPatch, at_positions
+from pilot.interventions import HeadPatch, at_positions, head_subsets
 from pilot.patching import head_outputs
 from pilot.planted import CLEAN_ANSWER, CORRUPT_ANSWER, KINDS, READ, SEQ_LEN, Circuit, draw_pairs, plant, random_circuit
-from pilot.planted_scores import recovery, subsets
+from pilot.planted_scores import recovery
 
 
 def planted(kind: str, n_layers: int, n_heads: int, seed: int):
@@ -44,7 +44,7 @@ def test_planted_heads_work_together_as_their_kind_says(kind, denoised, noised, 
     want = np.array([denoised, noised], dtype=float)[..., None]
     for heads in (circuit.heads, at_positions(circuit.heads, 0, None)):
         np.testing.assert_allclose(
-            recovery(model, pairs, subsets(heads)), np.broadcast_to(want, (2, len(denoised), 16)), atol=0.1
+            recovery(model, pairs, head_subsets(heads)), np.broadcast_to(want, (2, len(denoised), 16)), atol=0.1
         )
 
 

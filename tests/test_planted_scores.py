@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pilot.interventions import HeadPatch
 from pilot.planted import KINDS, draw_pairs, plant, random_circuit
-from pilot.planted_scores import METHODS, SIZES, auroc, false_positives, head_pvalues, score, subsets
+from pilot.planted_scores import METHODS, SIZES, auroc, false_positives, head_pvalues, score
 from stages import planted
 
 PLACEMENTS = 13  # of each kind, 52 in all
@@ -61,11 +60,6 @@ def test_the_test_of_the_nulls_finds_heads_that_matter(kind, found):
     pvalues = head_pvalues(plant(circuit, rng), draw_pairs(circuit, 30, rng))
     for patch in circuit.heads:
         assert (pvalues[2 * patch.layer + patch.head] == 2 * 0.5**30) == found
-
-
-def test_sets_are_ordered_by_bit_mask():
-    a, b, c = (HeadPatch(0, head) for head in range(3))
-    assert subsets([a, b, c]) == [(), (a,), (b,), (a, b), (c,), (a, c), (b, c), (a, b, c)]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2))

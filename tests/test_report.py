@@ -72,7 +72,7 @@ def test_text_is_escaped_wherever_it_stands(tmp_path):
 def test_the_page_says_what_it_lacks(tmp_path):
     page = make_page(tmp_path, lacking=("counterfactual.json", "planted.json", "trajectory.csv"), examples={})
     for sentence in (
-        "metrics/counterfactual.json is missing: run dvc repro patch.",
+        "metrics/counterfactual.json is missing: run dvc repro counterfactual.",
         "metrics/planted.json is missing: run dvc repro planted.",
         "metrics/trajectory.csv is missing",
         "There are no worked examples: run dvc repro examples.",

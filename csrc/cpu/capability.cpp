@@ -10,21 +10,19 @@ namespace {
 
 struct Unit {
   const char* name;
-  Kernel<float> attend_float;
-  Kernel<double> attend_double;
-  void (*exp2_float)(const float*, float*, int64_t);
-  void (*exp2_double)(const double*, double*, int64_t);
+  const Kernels<float>* float_kernels;
+  const Kernels<double>* double_kernels;
 };
 
 std::vector<Unit> runnable_units() {
-  std::vector<Unit> units = {{"generic", generic::attend, generic::attend, generic::exp2, generic::exp2}};
+  std::vector<Unit> units = {{"generic", &generic::float_kernels, &generic::double_kernels}};
 #if PILOT_X86_UNITS
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    units.push_back({"avx2", avx2::attend, avx2::attend, avx2::exp2, avx2::exp2});
+    units.push_back({"avx2", &avx2::float_kernels, &avx2::double_kernels});
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq")) {
-      units.push_back({"avx512", avx512::attend, avx512::attend, avx512::exp2, avx512::exp2});
+      units.push_back({"avx512", &avx512::float_kernels, &avx512::double_kernels});
     }
   }
 #endif
@@ -66,27 +64,13 @@ std::string capability() { return current()->name; }
 void use_capability(const std::string& name) { current() = &find(name); }
 
 template <>
-Kernel<float> kernel<float>() {
-  return current()->attend_float;
+const Kernels<float>& kernels() {
+  return *current()->float_kernels;
 }
 
 template <>
-Kernel<double> kernel<double>() {
-  return current()->attend_double;
-}
-
-template <>
-std::vector<float> exp2(const std::vector<float>& x) {
-  std::vector<float> y(x.size());
-  current()->exp2_float(x.data(), y.data(), static_cast<int64_t>(x.size()));
-  return y;
-}
-
-template <>
-std::vector<double> exp2(const std::vector<double>& x) {
-  std::vector<double> y(x.size());
-  current()->exp2_double(x.data(), y.data(), static_cast<int64_t>(x.size()));
-  return y;
+const Kernels<double>& kernels() {
+  return *current()->double_kernels;
 }
 
 }  // namespace pilot::cpu

@@ -1,7 +1,8 @@
 // What the host function and the instruction-set units agree on. No ATen: its inline code, compiled for one CPU, could
 // be what the linker keeps for all.
 //
-// The same kernel (kernel_template.h) is compiled once for each instruction set, each time in a namespace of its own:
+// The same kernels (attention_template.h, branched_template.h) are compiled once for each instruction set, each time in
+// a namespace of its own:
 //   generic   the compiler's default: SSE2 on x86-64, NEON on arm, plain scalars under MSVC
 //   avx2      x86 with AVX2 and FMA: GCC or clang only
 //   avx512    x86 with AVX-512 F, VL, BW, DQ: GCC or clang only
@@ -12,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "../branched_hidden.h"
 #include "../patched_attention.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
@@ -28,19 +30,24 @@ struct Children {
   const int64_t* row;
 };
 
-// Computes work items first to last, exclusive; item p * H + h is head h of parent p, with all its children.
+// What one instruction set computes. The last two are hooks for tests: a function of each of n numbers.
 template <typename T>
-using Kernel = void (*)(const PatchedAttention<T>&, const Children&, int64_t first, int64_t last, void* scratch);
+struct Kernels {
+  // Work items first to last, exclusive; item p * H + h is head h of parent p, with all its children.
+  void (*attend)(const PatchedAttention<T>&, const Children&, int64_t first, int64_t last, void* scratch);
+  // Rows first to last, exclusive; row g * W + w is position w of group g, in all branches.
+  void (*branched_hidden)(const BranchedHidden<T>&, int64_t first, int64_t last);
+  void (*exp2)(const T* x, T* y, int64_t n);
+  void (*gelu)(const T* x, T* y, int64_t n);
+};
 
-// A thread's scratch, 64-byte aligned, enough for every kernel.
+// A thread's scratch, 64-byte aligned, enough for attention.
 constexpr size_t kScratchBytes = 320 * 1024;
 
-#define PILOT_DECLARE_UNIT(isa)                                                                                     \
-  namespace isa {                                                                                                   \
-  void attend(const PatchedAttention<float>&, const Children&, int64_t first, int64_t last, void* scratch);         \
-  void attend(const PatchedAttention<double>&, const Children&, int64_t first, int64_t last, void* scratch);        \
-  void exp2(const float* x, float* y, int64_t n);                                                                   \
-  void exp2(const double* x, double* y, int64_t n);                                                                 \
+#define PILOT_DECLARE_UNIT(isa)                \
+  namespace isa {                              \
+  extern const Kernels<float> float_kernels;   \
+  extern const Kernels<double> double_kernels; \
   }
 PILOT_DECLARE_UNIT(generic)
 #if PILOT_X86_UNITS
@@ -56,10 +63,9 @@ std::vector<std::string> capabilities();
 std::string capability();
 void use_capability(const std::string& name);
 
+// Of the instruction set in use.
 template <typename T>
-Kernel<T> kernel();
-template <typename T>
-std::vector<T> exp2(const std::vector<T>& x);
+const Kernels<T>& kernels();
 
 }  // namespace cpu
 }  // namespace pilot

@@ -36,12 +36,12 @@ void* thread_scratch() {
 template <typename T>
 void run(const PatchedAttention<T>& op) {
   const Children children = children_of(op);
-  const Kernel<T> kernel = cpu::kernel<T>();
+  const auto attend = cpu::kernels<T>().attend;
   // Waking the other threads costs some microseconds: a part smaller than that is not worth one.
   constexpr int64_t kMultipliesPerPart = 200'000;
   const int64_t grain = 1 + kMultipliesPerPart / (op.Tq * op.Tk * op.D);
   at::parallel_for(0, op.P * op.H, grain, [&](int64_t first, int64_t last) {
-    kernel(op, children, first, last, thread_scratch());
+    attend(op, children, first, last, thread_scratch());
   });
 }
 

@@ -1,9 +1,10 @@
-// All of an instruction-set unit but its target: the walk over all heads, exp2 for the tests, and the functions that
-// kernel.h declares. The unit defines PILOT_ISA, and the bytes of its vectors as PILOT_WIDE and PILOT_NARROW; `Narrow`
+// All of an instruction-set unit but its target: the walk over all heads, exp2 and gelu for the tests, and the kernels
+// that kernel.h declares. The unit defines PILOT_ISA, and the bytes of its vectors as PILOT_WIDE and PILOT_NARROW; `Narrow`
 // vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes, not 16 + 16.
 #pragma once
 
-#include "kernel_template.h"
+#include "attention_template.h"
+#include "branched_template.h"
 
 namespace pilot::PILOT_ISA {
 namespace {
@@ -52,29 +53,23 @@ void attend_heads(const PatchedAttention<T>& op, const Children& children, int64
   }
 }
 
-template <typename T>
-void exp2_each(const T* x, T* y, int64_t n) {
-  using S = Vector<T, PILOT_WIDE>;
-  int64_t i = 0;
-  for (; i + S::N <= n; i += S::N) S::store(y + i, S::exp2(S::load(x + i)));
-  for (; i < n; ++i) {
-    T last[S::N];
-    S::store(last, S::exp2(S::load(x + i, 1)));
-    y[i] = last[0];
+template <typename S, typename S::V (*function)(typename S::V)>
+void each(const typename S::T* x, typename S::T* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += S::N) {
+    const int64_t left = n - i < S::N ? n - i : S::N;
+    S::store(y + i, function(S::load(x + i, left)), left);
   }
+}
+
+template <typename T>
+constexpr Kernels<T> kernels_of() {
+  using S = Vector<T, PILOT_WIDE>;
+  return {attend_heads<T>, branched_hidden_rows<S>, each<S, S::exp2>, each<S, S::gelu>};
 }
 
 }  // namespace
 
-void attend(const PatchedAttention<float>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads(op, children, first, last, scratch);
-}
-
-void attend(const PatchedAttention<double>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
-  attend_heads(op, children, first, last, scratch);
-}
-
-void exp2(const float* x, float* y, int64_t n) { exp2_each(x, y, n); }
-void exp2(const double* x, double* y, int64_t n) { exp2_each(x, y, n); }
+const Kernels<float> float_kernels = kernels_of<float>();
+const Kernels<double> double_kernels = kernels_of<double>();
 
 }  // namespace pilot::PILOT_ISA

@@ -42,17 +42,42 @@ def gemm_rate(best_time) -> float:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter, config):
-    result = yield  # pytest-benchmark's own tables come first: this one is the last to scroll by
-    _print_table(terminalreporter, config)
-    return result
-
-
-def _print_table(terminalreporter, config):
-    session = getattr(config, "_benchmarksession", None)
+    result = yield  # pytest-benchmark's own tables come first: these are the last to scroll by
     groups: dict[str, dict[str, object]] = {}
+    session = getattr(config, "_benchmarksession", None)
     for bench in session.benchmarks if session else ():
         if bench.stats.data:
             groups.setdefault(bench.group, {})[bench.extra_info["impl"]] = bench
+    _print_operator(terminalreporter, {name: group for name, group in groups.items() if "sdpa" in group})
+    _print_sweeps(terminalreporter, {name: group for name, group in groups.items() if "speedup" in _any(group)})
+    return result
+
+
+def _any(group: dict) -> dict:
+    return next(iter(group.values())).extra_info
+
+
+def _print_sweeps(terminalreporter, groups: dict):
+    if not groups:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("sweep: seconds, and patched forwards as a multiple of the reference's")
+    write(f"{'512 pairs x':>32}  {'fused':>9} {'eager':>9}  fused/reference  GFLOP/s  of GEMM rate")
+    for name, group in groups.items():
+        cells = [f"{group[impl].stats.min:8.2f}s" if impl in group else "" for impl in ("fused", "eager")]
+        info = group["fused"].extra_info if "fused" in group else _any(group)
+        seconds = info["flops"] / (info["fraction_of_gemm_rate"] * info["gemm_rate"])
+        write(
+            f"{name:>32}  {cells[0]:>9} {cells[1]:>9}  {info['speedup']:14.1f}x  "
+            f"{info['flops'] / seconds / 1e9:7.0f}  {info['fraction_of_gemm_rate']:11.0%}"
+        )
+    write(
+        f"{info['threads']} threads. Reference: {info['reference_rate']:.0f} patched forwards/s; matrix products of the "
+        f"engine's own shape: {info['gemm_rate'] / 1e9:.0f} GFLOP/s."
+    )
+
+
+def _print_operator(terminalreporter, groups: dict):
     if not groups:
         return
     write = terminalreporter.write_line
@@ -61,8 +86,6 @@ def _print_table(terminalreporter, config):
         f"{'P x T x H x D, fan-out':>24}  {'fused':>17} {'eager':>17} {'SDPA':>17}  eager/fused  SDPA/fused  GEMM  copy"
     )
     for group, benches in groups.items():
-        if set(benches) != {"fused", "eager", "sdpa"}:
-            continue
         cells = [
             f"{b.stats.median * 1e3:8.3f} ({b.stats.min * 1e3:6.3f})"
             for b in map(benches.get, ("fused", "eager", "sdpa"))

@@ -1,0 +1,113 @@
+"""What the branches of a node of the trie (pilot.plan) make of a layer's state: `branched_hidden`.
+
+A state is a row of the residual stream x and, beside it, of the MLP's input x @ mlp_in (pilot.folding). What a patched head
+adds to it is a term; a branch is a choice of terms. This is all that lies between two matrix products: the one that makes
+the terms, and the MLP's second.
+
+Shapes: C branches, K terms, G groups of W positions, d d_model, m d_mlp.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from pilot.attention import which_impl
+from pilot.operator_checks import check_branched_hidden
+
+
+def branched_hidden(
+    state: Tensor,
+    terms: Tensor,
+    member: Tensor,
+    in_bias: Tensor,
+    out_bias: Tensor,
+    eps: float,
+    *,
+    impl: str = "auto",
+    hidden: Tensor,
+    after: Tensor,
+) -> None:
+    """The MLP's hidden units, and what its output is added to, for every branch.
+
+    Equivalent to:  total = state + torch.einsum("cgwk,kgws->cgws", member.to(state.dtype), terms)
+                    x, inputs = total.split([d, m], dim=-1)
+                    hidden[:] = gelu(inputs * rsqrt(x.square().mean(-1, keepdim=True) + eps) + in_bias)
+                    after[:] = x + out_bias
+
+    state     (G, W, d + m)        strided views welcome, last dim contiguous
+    terms     (K, G, W, d + m)     likewise
+    member    (C, G, W, K) bool    True: the branch adds the term; on the CPU
+    in_bias   (m,), out_bias (d,)
+    eps       added to the mean square
+    impl      "fused": the operator in csrc/, in float32 or float64 on a CPU; on CUDA it has no kernel, and PyTorch runs.
+              "eager", "auto" and errors as in pilot.attention
+    hidden    (C, G, W, m)         written; contiguous
+    after     (C, G, W, d)         written; contiguous
+
+    NaN or infinity in a term does not reach a branch that does not add it. There is no gradient.
+    """
+    arguments = (state, terms, member, in_bias, out_bias, eps)
+    if which_impl(impl, state, terms, in_bias, out_bias) == "fused" and state.device.type == "cpu":
+        _register_fake()
+        torch.ops.pilot.branched_hidden(*arguments, hidden=hidden, after=after)
+    else:
+        eager_branched_hidden(*arguments, hidden=hidden, after=after)
+
+
+@torch.no_grad()
+def eager_branched_hidden(
+    state: Tensor,
+    terms: Tensor,
+    member: Tensor,
+    in_bias: Tensor,
+    out_bias: Tensor,
+    eps: float,
+    *,
+    hidden: Tensor,
+    after: Tensor,
+) -> None:
+    """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build or has no kernel."""
+    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
+    sizes = [out_bias.shape[0], in_bias.shape[0]]
+    for out, start, term in zip((after, hidden), state.split(sizes, -1), terms.split(sizes, -1), strict=True):
+        _add_terms(start, term, member, out)
+    norm = torch.linalg.vector_norm(after, dim=-1, keepdim=True)
+    scale = norm.square_().div_(sizes[0]).add_(eps).rsqrt_()  # (C, G, W, 1)
+    torch.addcmul(in_bias, hidden, scale, out=hidden)
+    torch.ops.aten.gelu_(hidden)
+    after += out_bias
+
+
+def _add_terms(start: Tensor, terms: Tensor, member: Tensor, out: Tensor) -> None:
+    """out[c] = start + the terms that branch c adds: start (G, W, n), terms (K, G, W, n), out (C, G, W, n).
+
+    A branch begins with what has been added up for a branch before it, where that lacks one term at most.
+    """
+    rows = member.flatten(1, 2)
+    some, everywhere = rows.any(1).tolist(), rows.all(1).tolist()  # (C, K)
+    done: dict[tuple[int, ...], Tensor] = {(): start}
+    for c, total in enumerate(out):
+        whole = tuple(k for k, adds in enumerate(everywhere[c]) if adds)
+        known = next(added for added in (whole, whole[:-1], ()) if added in done)
+        total.copy_(done[known])
+        for k in whole[len(known) :]:
+            total += terms[k]
+        if some[c] == everywhere[c]:
+            done[whole] = total
+            continue
+        for k, adds in enumerate(some[c]):
+            if adds and k not in whole:
+                total += terms[k].where(member[c, ..., k, None].to(terms.device), 0)
+
+
+def _fake(state, terms, member, in_bias, out_bias, eps, *, hidden, after) -> None:
+    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
+
+
+@cache
+def _register_fake() -> None:
+    """Tells torch.compile that nothing is returned; once, when there is an operator to tell it about."""
+    torch.library.register_fake("pilot::branched_hidden", _fake)

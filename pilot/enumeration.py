@@ -1,0 +1,105 @@
+"""All sets of heads, patched one after the other: exact Shapley values, interactions, and the best set of every size.
+
+A set's worth is its recovery: the LD change that patching it brings, in units of the LD gap (pilot.effects). Heads are
+the players, so their Shapley values add up to the recovery of all heads, which is 1.
+
+Shapes: n heads, 2**n sets, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from pilot.coalitions import best_of_each_size, shapley, shapley_interactions
+from pilot.counterfactual import CounterfactualPair
+from pilot.effects import logit_difference_changes
+from pilot.errors import PilotError
+from pilot.interventions import Intervention, head_subsets
+from pilot.model import PilotTransformer
+from pilot.statistics import Estimates, bootstrap_ratio
+
+MOST_HEADS = 20  # a million sets
+
+
+@dataclass(frozen=True)
+class Game:
+    """What every set of heads is worth on every pair.
+
+    heads    number i of `change` is the set of the heads whose bit is set in i
+    change   (2**n, P) float32, LD patched - LD recipient
+    gap      (P,), LD donor - LD recipient
+    """
+
+    heads: Intervention
+    change: np.ndarray
+    gap: np.ndarray
+
+    def recovery(self, sets: Sequence[int], resamples: int, rng: np.random.Generator) -> Estimates:
+        """Of these sets, with bootstrap intervals over the pairs."""
+        return bootstrap_ratio(self.change[list(sets)], self.gap, resamples, rng)
+
+    def shapley(self, resamples: int, rng: np.random.Generator) -> Estimates:
+        """Of each head: (n,)."""
+        return bootstrap_ratio(shapley(self.change), self.gap, resamples, rng)
+
+    def interactions(self, resamples: int, rng: np.random.Generator) -> Estimates:
+        """Pairwise Shapley interaction of each two heads: (n, n)."""
+        return bootstrap_ratio(shapley_interactions(self.change), self.gap, resamples, rng)
+
+    @property
+    def mean_recovery(self) -> np.ndarray:
+        """Of each set: (2**n,)."""
+        return self.change.sum(1, dtype=np.float64) / self.gap.sum()
+
+
+def play(
+    model: PilotTransformer,
+    pairs: Sequence[CounterfactualPair],
+    direction: str,
+    heads: Intervention,
+    impl: str,
+    progress: bool = False,
+) -> Game:
+    """Patch every set of the heads on every pair. Raises PilotError for more than MOST_HEADS heads."""
+    if len(heads) > MOST_HEADS:
+        raise PilotError(f"{len(heads)} heads have 2**{len(heads)} sets, too many: set patch.exhaustive to false")
+    return Game(heads, *logit_difference_changes(model, pairs, direction, head_subsets(heads), impl, progress))
+
+
+def redundant_with(interactions: Estimates, least: float) -> list[int | None]:
+    """For each head the other one that it is most redundant with: number of that head, or None.
+
+    It is redundant where their interaction is -`least` or below and its interval below zero: the two do the same work,
+    as in an OR.
+    """
+    partners = interactions.value.argmin(1)
+    return [
+        int(partner) if interactions.value[head, partner] <= -least and interactions.high[head, partner] < 0 else None
+        for head, partner in enumerate(partners)
+    ]
+
+
+def best_sets(chosen_on: Game, measured_on: Game, ranked: Intervention, resamples: int, seed: int) -> list[dict]:
+    """Recovery by number of heads: rows of size, set, heads, value, low, high.
+
+    set   "best": the set worth most on the pairs of `chosen_on`; "ablation": the first heads of `ranked`; "average":
+          the mean of all sets of that size, which has no interval. All are measured on the pairs of `measured_on`
+    """
+    heads = measured_on.heads
+    n = len(heads)
+    sets = {
+        "best": best_of_each_size(chosen_on.mean_recovery).tolist(),
+        "ablation": np.cumsum([0, *(1 << heads.index(head) for head in ranked)]).tolist(),
+    }
+    rows = []
+    for name, masks in sets.items():
+        recovery = measured_on.recovery(masks, resamples, np.random.default_rng(seed))
+        for size, mask in enumerate(masks):
+            names = "+".join(head.name for i, head in enumerate(heads) if mask >> i & 1)
+            rows.append({"size": size, "set": name, "heads": names, **asdict(recovery[size])})
+    worth, sizes = measured_on.mean_recovery, np.bitwise_count(np.arange(2**n))
+    rows += [{"size": size, "set": "average", "value": float(worth[sizes == size].mean())} for size in range(n + 1)]
+    return rows

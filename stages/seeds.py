@@ -1,0 +1,84 @@
+"""Do the findings hold for other training seeds? Sets the results of several DVC revisions side by side.
+
+Heads of differently seeded models have nothing in common but their layer, so what is compared is the recovery of the
+selected heads together, the Shapley values summed layer by layer, and how many heads are sufficient or necessary.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from tabulate import tabulate
+
+from pilot.cli import Parser, command
+from pilot.errors import PilotError
+from pilot.files import write_json
+from pilot.interventions import parse_heads
+
+FILES = ("metrics/train.json", "metrics/counterfactual.json")
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="python -m stages.seeds", description=__doc__)
+    parser.add_argument("revisions", nargs="+", help="commits, branches or DVC experiments: HEAD seed-1 seed-2")
+    parser.add_argument("--output", type=Path, default=Path("metrics/seeds.json"), help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    found = {revision: flatten(summary(revision, *read_metrics(revision))) for revision in args.revisions}
+    names = list(dict.fromkeys(name for values in found.values() for name in values))
+    print(
+        tabulate(
+            [[name, *(values.get(name) for values in found.values())] for name in names], ["", *found], floatfmt=".3f"
+        )
+    )
+    write_json(args.output, found)
+    print(f"Wrote {args.output}")
+
+
+def read_metrics(revision: str) -> tuple[dict, dict]:
+    """train.json and counterfactual.json of a revision. Raises PilotError if it is not there or lacks them."""
+    import dvc.api  # here, since it takes a second
+    from dvc.exceptions import DvcException
+    from scmrepo.exceptions import SCMError
+
+    try:
+        return tuple(dvc.api.metrics_show(name, rev=revision) for name in FILES)
+    except (DvcException, SCMError, OSError) as error:
+        raise PilotError(
+            f"{revision}: its metrics cannot be read ({error}); list what there is: dvc exp list"
+        ) from None
+
+
+def summary(revision: str, train: Mapping, counterfactual: Mapping) -> dict:
+    """What is comparable between models, as nested numbers. Raises PilotError for results of another kind."""
+    try:
+        by_layer = {direction: defaultdict(float) for direction in counterfactual["shapley"]}
+        for direction, values in counterfactual["shapley"].items():
+            for name, estimate in values.items():
+                by_layer[direction][f"L{parse_heads(name)[0].layer}"] += estimate["value"]
+        verdicts = counterfactual["verdict"].values()
+        return {
+            "exact_match": {kind: scores["exact_match"] for kind, scores in train["test"].items()},
+            "top_k_recovery": {
+                edit: {direction: rows["top_k"]["recovery"]["value"] for direction, rows in by_direction.items()}
+                for edit, by_direction in counterfactual["effects"].items()
+            },
+            "shapley": by_layer,
+            "heads": {word: sum(verdict[word] for verdict in verdicts) for word in ("sufficient", "necessary")},
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PilotError(f"{revision}: {FILES[1]} lacks {error}; run it with patch.exhaustive true") from None
+
+
+def flatten(values: Mapping, prefix: str = "") -> dict[str, float]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

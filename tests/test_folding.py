@@ -1,0 +1,37 @@
+import pytest
+import torch
+
+from pilot.folding import fold
+from pilot.model import ModelConfig, PilotTransformer
+from pilot.walk import Walker
+
+
+@pytest.fixture
+def model() -> PilotTransformer:
+    torch.manual_seed(3)
+    model = PilotTransformer(ModelConfig(n_layers=2, n_heads=3, d_model=12, d_mlp=10, context=6))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return model.double().eval()
+
+
+def test_the_folded_model_gives_the_same_head_outputs(model):
+    ids = torch.randint(0, 17, (4, 6))
+    model(ids)
+    runs = Walker(fold(model), "eager", rows=100).unpatched(ids)
+    for block, run in zip(model.blocks, runs, strict=True):
+        torch.testing.assert_close(run.z, block.attn.last_head_output)
+
+
+def test_nothing_writes_a_mean_to_the_residual_stream(model):
+    folded = fold(model)
+    writes = [folded.tokens, folded.positions]
+    for block in folded.blocks:
+        writes += [block.out, block.out_bias, block.mlp_out, block.mlp_out_bias, block.head_state[..., :12]]
+    for write in writes:
+        torch.testing.assert_close(write.mean(-1), torch.zeros(write.shape[:-1], dtype=torch.double))
+
+
+def test_weights_keep_the_models_precision(model):
+    folded = fold(model.float())
+    assert {tensor.dtype for tensor in vars(folded.blocks[0]).values() if torch.is_tensor(tensor)} == {torch.float32}
