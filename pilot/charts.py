@@ -36,7 +36,7 @@ def charts(plot: Plot) -> list[go.Figure]:
             legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
         )
         if plot.kind != "heatmap" and len(panel) > 1:
-            figure.update_layout(margin_t=60)
+            figure.update_layout(margin_t=60 if len(panel) < 3 else 85)  # a legend of one line or of several
         figures.append(figure)
     return figures
 

@@ -212,7 +212,7 @@ def _planted(planted: Mapping) -> Exhibit:
     reading = (
         f"Heads hidden in models with weights set by hand, {planted['placements']} circuits of each kind, are to be "
         f"found: the AUROC is 1 if every planted head outranks every other. It is lowest, {mean:.3f} on average, for "
-        f"{method} in {kind} circuits. Where no head matters, the corrected test names one in "
+        f"{method} in '{kind}' circuits. Where no head matters, the corrected test names one in "
         f"{percent(planted['false_positives']['any_head'])} of {planted['nulls']} circuits (5 % are allowed)."
     )
     header = ["circuit", "method", "AUROC, mean", "AUROC, least", "planted heads", "others at most"]

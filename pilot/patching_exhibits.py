@@ -129,7 +129,8 @@ def _head_positions(rows: Rows) -> Exhibit:
         )
     reading = (
         f"Recovery when a head is patched at one position only, over the symbols of the {rows[0]['pairs']} pairs of "
-        f"the most common form (two of them where clean and corrupt differ). The largest effects: {listed(peaks)}."
+        "the most common form: n is a digit, ∘ an operator, ^ the opening marker, and two stand where clean and "
+        f"corrupt differ. The largest effects: {listed(peaks)}."
     )
     return Exhibit("head_positions", title, reading, Plot("heatmap", panels, "head", "position", "recovery"))
 

@@ -10,8 +10,8 @@ from pilot.cli import Parser, command, resolve_device
 from pilot.counterfactual import ROLES, read_pairs
 from pilot.errors import PilotError
 from pilot.examples import choose_pairs, worked_example
-from pilot.files import read_json, write_text
-from pilot.interventions import check_heads, parse_heads
+from pilot.files import write_text
+from pilot.selection import read_selection
 
 KIND = ("regroup", "confirm")
 N_PAIRS = 12
@@ -30,16 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     pairs = [pair for pair in read_pairs(args.pairs, model.config.context) if (pair.edit, pair.split) == KIND]
     if not pairs:
         raise PilotError(f"{args.pairs}: holds no {KIND[0]} pairs of the {KIND[1]} split; run: dvc repro -f generate")
-    try:
-        heads = read_json(args.selection, made_by="select")["heads"]
-        selected = parse_heads(",".join(name for name, head in heads.items() if head["selected"]))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise PilotError(
-            f"{args.selection}: not the select stage's results ({error}); run: dvc repro -f select"
-        ) from None
-    check_heads(selected, model.config)
-    examples = [worked_example(model, pair, selected) for pair in choose_pairs(model, pairs, N_PAIRS)]
-    content = {"roles": ROLES, "selected": [patch.name for patch in selected], "pairs": examples}
+    ranked, k = read_selection(args.selection, model.config)
+    examples = [worked_example(model, pair, ranked[:k]) for pair in choose_pairs(model, pairs, N_PAIRS)]
+    content = {"roles": ROLES, "selected": [patch.name for patch in ranked[:k]], "pairs": examples}
     write_text(args.output, json.dumps(content, separators=(",", ":")) + "\n")
     print(f"Wrote {args.output}: {len(examples)} of {len(pairs)} pairs")
 

@@ -32,6 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     params = load_params(args.config)
     results = read_results(args.metrics_dir)
     examples = read_json(args.examples, made_by="examples") if args.examples.exists() else {}
+    if examples and examples.keys() != {"roles", "selected", "pairs"}:
+        raise PilotError(f"{args.examples}: not the examples stage's; run: dvc repro -f examples")
     provenance = {"versions": versions(), "data": data_hashes(args.data_dir, Path("dvc.lock"))}
     try:
         exhibits = [*model_exhibits(results), *patching_exhibits(results)]

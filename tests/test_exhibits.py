@@ -51,7 +51,7 @@ def test_readings_are_computed(results):
     assert "above zero: L0H1 and L1H1." in reading
     assert "42.4 points on average; on the other half 41.4" in shown["selection"].reading
     assert shown["selection"].table.rows[1][-1] == "selected, below the threshold"
-    assert "lowest, 0.500 on average, for denoising in and circuits" in shown["planted"].reading
+    assert "lowest, 0.500 on average, for denoising in 'and' circuits" in shown["planted"].reading
     assert "5.0% [3.0%, 7.0%] of 400 circuits" in shown["planted"].reading
 
 

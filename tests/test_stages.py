@@ -95,7 +95,11 @@ def test_worked_examples_need_pairs_and_a_selection(analysed, capsys):
     refused(capsys, examples.main, CHECKPOINT, "holds no regroup pairs of the confirm split")
     (analysed / "data/pilot_pairs.jsonl").write_text("".join(lines))
     (analysed / "metrics/selection.json").write_text('{"heads": {}}')
-    refused(capsys, examples.main, CHECKPOINT, "selection.json: not the select stage's results")
+    refused(capsys, examples.main, CHECKPOINT, "selection.json: ranks other heads than the model has")
+    shutil.copy("runs/pilot/training.csv", "metrics")
+    shutil.copy("runs/pilot/train.json", "metrics")
+    (analysed / "runs/examples.json").write_text('{"pairs": []}')
+    refused(capsys, report.main, [], "examples.json: not the examples stage's; run: dvc repro -f examples")
 
 
 def test_metrics_hold_only_what_dvc_keeps(analysed):
