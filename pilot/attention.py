@@ -99,14 +99,26 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = N
     Written out as matmul, softmax, matmul: at the 16-22 positions of this task that is faster on a CPU than
     torch.nn.functional.scaled_dot_product_attention.
     """
+    v = _one_for_each_head(v, q.shape[2]).transpose(1, 2)  # (batch, n_heads, Tk, head_dim)
+    return (attention_pattern(q, k, scale=scale) @ v).transpose(1, 2).contiguous()
+
+
+def attention_pattern(q: Tensor, k: Tensor, *, scale: float | None = None) -> Tensor:
+    """How much each query attends to the keys up to its own position: (batch, n_heads, Tq, Tk), rows that add up to 1.
+
+    q and k as for `causal_attention`.
+    """
     n_queries, n_heads, head_dim = q.shape[1:]
-    n_keys, n_kv_heads = k.shape[1:3]
-    if n_kv_heads != n_heads:
-        k, v = (x.repeat_interleave(n_heads // n_kv_heads, dim=2) for x in (k, v))
+    n_keys = k.shape[1]
     future = torch.full((n_queries, n_keys), -math.inf, dtype=q.dtype, device=q.device).triu(n_keys - n_queries + 1)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (batch, n_heads, seq, head_dim)
+    q, k = q.transpose(1, 2), _one_for_each_head(k, n_heads).transpose(1, 2)  # (batch, n_heads, seq, head_dim)
     scores = (q * (1 / math.sqrt(head_dim) if scale is None else scale)) @ k.transpose(-1, -2) + future
-    return (scores.softmax(-1) @ v).transpose(1, 2).contiguous()
+    return scores.softmax(-1)
+
+
+def _one_for_each_head(x: Tensor, n_heads: int) -> Tensor:
+    """Keys or values (batch, Tk, n_kv_heads, head_dim), repeated for the heads that share them."""
+    return x if x.shape[2] == n_heads else x.repeat_interleave(n_heads // x.shape[2], dim=2)
 
 
 def which_impl(impl: str, *tensors: Tensor) -> str:

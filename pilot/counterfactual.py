@@ -25,8 +25,8 @@ from pilot.files import write_text
 from pilot.tokens import END, encode, encode_lines
 
 SPLITS = ("select", "confirm")  # heads are chosen on the one and judged on the other
-_ROLES = {"denoising": ("corrupt", "clean"), "noising": ("clean", "corrupt")}  # (recipient, donor)
-DIRECTIONS = tuple(_ROLES)
+ROLES = {"denoising": ("corrupt", "clean"), "noising": ("clean", "corrupt")}  # (recipient, donor)
+DIRECTIONS = tuple(ROLES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def paired_runs(pairs: Sequence[CounterfactualPair], direction: str, forced: str
     Inside a bucket pairs stand by the first position where recipient and donor differ, then in the order given: what
     lies before is the same in both runs, so a sweep over neighbours can share it.
     """
-    recipients, donors = ([getattr(pair, role) for pair in pairs] for role in _ROLES[direction])
+    recipients, donors = ([getattr(pair, role) for pair in pairs] for role in ROLES[direction])
     answered = {"recipient": recipients, "donor": donors}[forced]
     runs = []
     for bucket in buckets_by_length(answered):

@@ -1,104 +1,132 @@
-"""The pictures, drawn from the numbers that the stages wrote."""
+"""Plots as pictures: matplotlib figures, for the README, for print and for where no script runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from io import BytesIO
 
 import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from pilot.interventions import parse_heads
+from pilot.plots import COLOURS, DIVERGING, SEQUENTIAL, Mark, Panel, Plot, cells_of, columns_of
 
-# Okabe & Ito's colours, told apart by colour-blind readers too.
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
+MARKERS = "osD^XP*."
+HATCHES = ("", "///", "xxx", "...")
 
-plt.rcParams.update({"figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
-
-
-def training_figure(log: Mapping[str, Sequence[float]]) -> Figure:
-    """Validation accuracy and loss by epoch; `log` holds the columns of training.csv."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
-    left.plot(log["epoch"], np.multiply(log["val_flat"], 100), "o-", ms=3, color=BLUE, label="flat")
-    left.plot(log["epoch"], np.multiply(log["val_paren"], 100), "s-", ms=3, color=ORANGE, label="parenthesised")
-    left.set(xlabel="epoch", ylabel="exact match on validation (%)", ylim=(0, 101))
-    left.legend(frameon=False, loc="lower right")
-    for axis in (left, right):
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    right.plot(log["epoch"], log["loss"], "o-", ms=3, color=GREY)
-    right.set(xlabel="epoch", ylabel="loss on answer tokens", yscale="log")
-    return figure
+plt.rcParams.update({"figure.dpi": 130, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
 
-def ablation_figure(impact: Mapping[str, Mapping[str, Mapping]]) -> Figure:
-    """Layer × head heatmaps of impact: a row for each ablation, columns flat, parenthesised and their difference."""
-    columns = {"flat": "flat", "paren": "parenthesised", "paren_minus_flat": "parenthesised - flat"}
-    figure, axes = plt.subplots(len(impact), 3, figsize=(8.5, 8), layout="constrained")
-    for row, (method, heads) in zip(axes, impact.items(), strict=True):
-        grids = [head_grid({name: by[column]["value"] for name, by in heads.items()}) for column in columns]
-        limit = max(0.01, *(np.abs(grid).max() for grid in grids))
-        for axis, grid, title in zip(row, grids, columns.values(), strict=True):
-            image = _heatmap(axis, 100 * grid, f"{method}: {title}", "RdBu_r", -100 * limit, 100 * limit)
-        figure.colorbar(image, ax=row, label="exact match lost (points)")
-    return figure
+def figure(plot: Plot) -> Figure:
+    """All panels side by side: three in a row where they are small, else two."""
+    draw = {"heatmap": _heatmap, "bars": _bars, "lines": _lines}[plot.kind]
+    across = min(3 if plot.is_small else 2, len(plot.panels))
+    down = -(-len(plot.panels) // across)
+    width = 9 if len(plot.panels) > 1 else 7
+    height = down * max(_height(plot, panel) for panel in plot.panels.values())
+    result, axes = plt.subplots(down, across, figsize=(width, height), layout="constrained", squeeze=False)
+    used = axes.flat[: len(plot.panels)]
+    for axis, (title, panel) in zip(used, plot.panels.items(), strict=True):
+        image = draw(plot, axis, panel)
+        axis.set_title(title, fontsize=9, loc="left")
+    for axis in axes.flat[len(plot.panels) :]:
+        axis.set_axis_off()
+    if plot.kind == "heatmap":
+        result.colorbar(image, ax=axes, label=plot.value)
+    elif len(used[0].get_legend_handles_labels()[0]) > 1:
+        result.legend(*used[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=3)
+    return result
 
 
-def repair_by_head_figure(repair: Mapping[str, Mapping]) -> Figure:
-    """Layer × head heatmaps of the share of wrong answers repaired, from right donors and from wrong ones."""
-    single = {name: rates for name, rates in repair.items() if name.startswith("L")}
-    titles = {"right_to_wrong": "right → wrong", "wrong_to_wrong": "wrong → wrong (control)"}
-    grids = [
-        head_grid({name: rates[kind]["fixed"]["value"] if kind in rates else np.nan for name, rates in single.items()})
-        for kind in titles
-    ]
-    limit = 100 * max(0.01, *(np.nanmax(grid, initial=0) for grid in grids))
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
-    for axis, grid, title in zip(axes, grids, titles.values(), strict=True):
-        image = _heatmap(axis, 100 * grid, title, "cividis", 0, limit)
-    figure.colorbar(image, ax=axes, label="wrong answers repaired (%)")
-    return figure
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, and the figure closed; the same figure gives the same bytes."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
 
 
-def repair_figure(repair: Mapping[str, Mapping], names: Mapping[str, str]) -> Figure:
-    """Repair rates with intervals for some targets: `names` maps their keys to what the picture calls them."""
-    figure, axis = plt.subplots(figsize=(8, 0.42 * len(names) + 1.2), layout="constrained")
-    y = np.arange(len(names))
-    styles = (
-        ("right_to_wrong", "right → wrong", "o", BLUE),
-        ("wrong_to_wrong", "wrong → wrong (control)", "s", ORANGE),
-    )
-    for offset, (kind, label, marker, colour) in zip((-0.15, 0.15), styles, strict=True):
-        rows = [(i, repair[key][kind]["fixed"]) for i, key in enumerate(names) if kind in repair[key]]
-        value, low, high = (np.array([100 * rate[part] for _, rate in rows]) for part in ("value", "low", "high"))
-        where = np.array([i for i, _ in rows]) + offset
-        errors = [np.maximum(value - low, 0), np.maximum(high - value, 0)]
-        axis.errorbar(value, where, xerr=errors, fmt=marker, color=colour, ms=4, capsize=2, label=label)
-    axis.set_yticks(y, list(names.values()))
-    axis.invert_yaxis()
-    axis.set_xlim(left=0)
-    axis.set_xlabel("wrong answers repaired (%), 95 % interval")
-    figure.legend(frameon=False, loc="outside upper right", ncols=2)
-    return figure
+def _height(plot: Plot, panel: Panel) -> float:
+    """Inches."""
+    return {
+        "heatmap": 0.9 + (0.4 if plot.is_small else 0.2) * len(panel),
+        "bars": 0.9 + 0.17 * len(panel) * len(columns_of(panel)),
+        "lines": 3,
+    }[plot.kind]
 
 
-def head_grid(values: Mapping[str, float]) -> np.ndarray:
-    """Values by head name (`L2H1`) as an array (layers, heads)."""
-    places = {name: (patch.layer, patch.head) for name in values for patch in parse_heads(name)}
-    grid = np.full(np.max(list(places.values()), axis=0) + 1, np.nan)
-    for name, place in places.items():
-        grid[place] = values[name]
-    return grid
-
-
-def _heatmap(axis, grid: np.ndarray, title: str, colours: str, low: float, high: float):
-    image = axis.imshow(grid, cmap=colours, vmin=low, vmax=high)
-    for (layer, head), value in np.ndenumerate(grid):
-        red, green, blue, _ = image.cmap(image.norm(value))
-        dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        axis.text(head, layer, f"{value:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    axis.set(title=title, xlabel="head", ylabel="layer", xticks=range(grid.shape[1]), yticks=range(grid.shape[0]))
+def _heatmap(plot: Plot, axis: Axes, panel: Panel):
+    columns = columns_of(panel)
+    cells = cells_of(panel)
+    grid = np.array([[np.nan if mark is None else mark.value for mark in row] for row in cells])
+    colours = LinearSegmentedColormap.from_list("signed", DIVERGING if plot.signed else SEQUENTIAL)
+    low = -plot.limit if plot.signed else 0
+    image = axis.imshow(grid, cmap=colours, vmin=low, vmax=plot.limit, aspect="auto")
+    if plot.is_small:
+        for (row, column), value in np.ndenumerate(grid):
+            if not np.isnan(value):
+                red, green, blue, _ = image.cmap(image.norm(value))
+                colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
+                text = f"{value:{'+' if plot.signed else ''}.{plot.decimals}f}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_yticks(range(len(panel)), list(panel), fontsize=8)
+    if not plot.is_small and not any("\n" in str(column) for column in columns):
+        axis.tick_params("x", rotation=90)
+    axis.set(xlabel=plot.columns, ylabel=plot.rows)
     axis.spines[:].set_visible(False)
     return image
+
+
+def _bars(plot: Plot, axis: Axes, panel: Panel) -> None:
+    labels = columns_of(panel)
+    thickness = 0.8 / len(panel)
+    for i, row, marks in plot.series(panel):
+        place = [labels.index(label) - 0.4 + (i + 0.5) * thickness for label in marks]
+        axis.barh(
+            place,
+            [mark.value for mark in marks.values()],
+            thickness,
+            xerr=_interval(list(marks.values())),
+            error_kw={"elinewidth": 0.8, "capsize": 1.5},
+            label=row,
+            color=COLOURS[i],
+            hatch=HATCHES[i],
+            edgecolor="white",
+            linewidth=0,
+        )
+    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.invert_yaxis()
+    axis.axvline(0, color="#333333", linewidth=0.8)
+    axis.set_xlabel(plot.value)
+
+
+def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
+    for i, row, marks in plot.series(panel):
+        muted = i < 0
+        axis.errorbar(
+            list(marks),
+            [mark.value for mark in marks.values()],
+            yerr=_interval(list(marks.values())),
+            fmt=f"{MARKERS[i]}-",
+            markersize=2 if muted else 4,
+            linewidth=0.6 if muted else 1.4,
+            capsize=1.5,
+            color=COLOURS[i],
+            zorder=1 if muted else 2,
+            label="_" + row if muted else row,
+        )
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.axhline(0, color="#333333", linewidth=0.8)
+    axis.set(xlabel=plot.columns, ylabel=plot.value)
+
+
+def _interval(marks: list[Mark]) -> np.ndarray | None:
+    """Distances (2, n) from the values down and up to the ends of their intervals."""
+    if all(mark.low is None for mark in marks):
+        return None
+    return np.array([[mark.value - mark.low for mark in marks], [mark.high - mark.value for mark in marks]]).clip(min=0)

@@ -67,13 +67,15 @@ class Attention(nn.Module):
 
     def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
         """x (batch, seq, d_model) -> (batch, seq, d_model), or (n_read, d_model) at the positions `read`."""
-        batch, seq, _ = x.shape
-        q, k, v = self.qkv(x).view(batch, seq, 3, self.n_heads, self.head_dim).unbind(2)
-        z = self._attend(q, k, v)
+        z = self._attend(*self.queries_keys_values(x))
         if self.record_head_output and not self.training:
             self.last_head_output = z
         z = z.flatten(2)
         return self.out(z if read is None else z[read])
+
+    def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """x (batch, seq, d_model) -> three views (batch, seq, n_heads, head_dim)."""
+        return self.qkv(x).unflatten(-1, (3, self.n_heads, self.head_dim)).unbind(2)
 
     def _attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """z with the patch applied, (batch, seq, n_heads, head_dim)."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from pilot.attention import attention_pattern
 from pilot.interventions import HeadPatch, Intervention
 from pilot.model import PilotTransformer
 
@@ -51,3 +52,15 @@ def head_outputs(model: PilotTransformer, input_ids: torch.Tensor) -> list[torch
     with attention_settings(model, record_head_output=True):
         model(input_ids)
     return [block.attn.last_head_output for block in model.blocks]
+
+
+@torch.no_grad()
+def attention_patterns(model: PilotTransformer, input_ids: torch.Tensor) -> list[torch.Tensor]:
+    """Where every head of an unpatched run attends: n_layers tensors (batch, n_heads, seq, seq), rows add up to 1."""
+    x = model.tokens(input_ids) + model.positions.weight[: input_ids.shape[1]]
+    patterns = []
+    for block in model.blocks:
+        q, k, _ = block.attn.queries_keys_values(block.ln1(x))
+        patterns.append(attention_pattern(q, k))
+        x = block(x)
+    return patterns

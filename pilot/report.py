@@ -1,56 +1,60 @@
-"""The report: one HTML page that opens without a network."""
+"""The report: one HTML page that needs no network, its scripts and pictures inside."""
 
 from __future__ import annotations
 
 import base64
-import platform
-from collections.abc import Mapping
-from importlib.metadata import version
-from io import BytesIO
+import json
+from collections.abc import Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader
-from matplotlib.figure import Figure
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
 
+from pilot.charts import charts, colour_scale
+from pilot.exhibits import Exhibit, percent
 from pilot.params import Params
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file; the same figure gives the same bytes."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()
+from pilot.plots import SEQUENTIAL
+from pilot.results import Results, selected_heads
 
 
 def html_page(
-    results: Mapping[str, Mapping], figures: Mapping[str, bytes], names: Mapping[str, str], params: Params
+    results: Results,
+    exhibits: Sequence[Exhibit],
+    images: Mapping[str, bytes],
+    examples: Mapping,
+    params: Params,
+    provenance: Mapping[str, Mapping[str, str]],
 ) -> str:
-    """The page as text.
+    """The page as text; the same arguments give the same text.
 
-    results   the contents of train.json, ablation.json, selection.json and patching.json, by name
-    figures   PNG files by name
-    names     what the page calls the patched sets of heads, by their key in patching.json
+    images       PNG files by the names of their exhibits
+    examples     the contents of runs/examples.json, empty if there are none
+    provenance   "versions" and "data", the hashes of its files
     """
     environment = Environment(loader=PackageLoader("pilot"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(percent=_percent, points=_points)
+    environment.filters["percent"] = percent
+    data = {
+        "charts": {exhibit.name: _specifications(exhibit) for exhibit in exhibits if exhibit.plot},
+        "examples": examples,
+        "colours": colour_scale(SEQUENTIAL),
+    }
     return environment.get_template("report.html").render(
-        **results,
-        figures={name: "data:image/png;base64," + base64.b64encode(image).decode() for name, image in figures.items()},
-        names=names,
+        results=results,
+        selected=selected_heads(results),
+        exhibits={exhibit.name: exhibit for exhibit in exhibits},
+        images={name: "data:image/png;base64," + base64.b64encode(image).decode() for name, image in images.items()},
+        data=_json(data),
+        has_examples=bool(examples),
         params=params.model_dump(),
-        versions={
-            "Python": platform.python_version(),
-            **{package: version(package) for package in ("torch", "numpy", "scipy", "dvc")},
-            "system": f"{platform.system()} {platform.machine()}",
-        },
+        provenance=provenance,
+        plotly=Markup(get_plotlyjs()),  # part of the trusted package: not to be escaped
     )
 
 
-def _percent(rate: Mapping[str, float] | float) -> str:
-    if isinstance(rate, Mapping):
-        return f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
-    return f"{rate:.2%}"
+def _specifications(exhibit: Exhibit) -> list[dict]:
+    return [json.loads(figure.to_json()) for figure in charts(exhibit.plot)]
 
 
-def _points(rate: Mapping[str, float]) -> str:
-    """A difference of accuracies in percentage points, with its interval."""
-    return f"{100 * rate['value']:+.1f} [{100 * rate['low']:+.1f}, {100 * rate['high']:+.1f}]"
+def _json(data: Mapping) -> Markup:
+    """JSON that cannot end the script element that it stands in."""
+    return Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))

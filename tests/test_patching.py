@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pilot.interventions import HeadPatch, single_heads
-from pilot.patching import attention_settings, head_outputs, patched
+from pilot.patching import attention_patterns, attention_settings, head_outputs, patched
 
 
 def test_patching_a_run_with_its_own_activation_changes_nothing(small_model):
@@ -66,3 +66,16 @@ def test_patches_and_recording_are_undone_after_an_error(small_model):
         failing_run()
     assert torch.equal(small_model(ids), unpatched)
     assert all(block.attn.record_head_output for block in small_model.blocks)
+
+
+def test_attention_patterns_are_what_the_heads_mix_values_by(small_model):
+    ids = torch.randint(0, 17, (3, 8))
+    patterns = attention_patterns(small_model, ids)
+    assert [tuple(pattern.shape) for pattern in patterns] == [(3, 2, 8, 8)] * 3
+    x = small_model.tokens(ids) + small_model.positions.weight[:8]
+    for block, pattern, z in zip(small_model.blocks, patterns, head_outputs(small_model, ids), strict=True):
+        _, _, v = block.attn.queries_keys_values(block.ln1(x))
+        torch.testing.assert_close(torch.einsum("bhqk,bkhd->bqhd", pattern, v), z)
+        assert torch.equal(pattern, pattern.tril())
+        torch.testing.assert_close(pattern.sum(-1), torch.ones(3, 2, 8))
+        x = block(x)

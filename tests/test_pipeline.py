@@ -36,9 +36,8 @@ def test_stages_that_run_the_operator_depend_on_its_sources():
 
 
 def test_every_stage_says_what_it_does():
-    assert list(STAGES) == [
-        *("generate", "train", "ablate", "select", "counterfactual", "patch", "trajectory", "report", "planted")
-    ]
+    stages = "generate train ablate select counterfactual patch trajectory examples planted report"
+    assert list(STAGES) == stages.split()
     assert all(stage["desc"] for stage in STAGES.values())
 
 
@@ -113,6 +112,14 @@ def test_repro_makes_everything_once(clone):
     snapshots = ("trajectory/epoch_001", "trajectory/epoch_003")
     names = ("train", "ablation", "selection", "counterfactual", "patching", "trajectory", *snapshots, "planted")
     assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in names}
+
+
+def test_dvc_draws_the_heads_by_the_committed_template(clone):
+    shown = json.loads(_dvc(clone, "plots", "show", "--json"))["data"]
+    content = json.dumps(shown["Heads"][0]["content"])
+    assert "<DVC_METRIC" not in content
+    assert '"layer": "0", "head": "1", "measure": "mean ablation, parenthesised"' in content
+    assert "metrics/figures/ablation_mean.png" in shown
 
 
 def _reproduced(clone: Path) -> None:

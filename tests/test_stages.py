@@ -17,7 +17,7 @@ from pilot.model import PilotTransformer
 from pilot.params import load_params
 from pilot.sampling import draw_pairs
 from pilot.scoring import score_model
-from stages import ablate, counterfactual, generate, patch, report, select_heads, train
+from stages import ablate, counterfactual, examples, generate, patch, report, select_heads, train
 
 
 @pytest.fixture
@@ -78,13 +78,28 @@ def test_the_analysis_from_checkpoint_to_report(analysed, capsys):
 
     shutil.copy("runs/pilot/training.csv", "metrics")
     shutil.copy("runs/pilot/train.json", "metrics")
+    assert examples.main(CHECKPOINT) == 0
     assert report.main([]) == 0
     page = (analysed / "runs/report.html").read_text()
-    assert page.count('<img src="data:image/png;base64,') == 4
-    assert "http:" not in page
-    assert "https:" not in page
-    for name in ("training", "ablation", "repair", "repair_by_head"):
+    assert report.main([]) == 0
+    assert (analysed / "runs/report.html").read_text() == page  # the same results give the same page
+    assert str(analysed) not in page
+    for name in ("training", "ablation_mean", "repair", "repair_by_head"):
         assert (analysed / f"metrics/figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (analysed / "metrics/heads.csv").read_text().startswith("layer,head,measure,value\n0,0,")
+
+
+def test_worked_examples_need_pairs_and_a_selection(analysed, capsys):
+    lines = (analysed / "data/pilot_pairs.jsonl").read_text().splitlines(keepends=True)
+    (analysed / "data/pilot_pairs.jsonl").write_text("".join(line for line in lines if '"select"' in line))
+    refused(capsys, examples.main, CHECKPOINT, "holds no regroup pairs of the confirm split")
+    (analysed / "data/pilot_pairs.jsonl").write_text("".join(lines))
+    (analysed / "metrics/selection.json").write_text('{"heads": {}}')
+    refused(capsys, examples.main, CHECKPOINT, "selection.json: ranks other heads than the model has")
+    shutil.copy("runs/pilot/training.csv", "metrics")
+    shutil.copy("runs/pilot/train.json", "metrics")
+    (analysed / "runs/examples.json").write_text('{"pairs": []}')
+    refused(capsys, report.main, [], "examples.json: not the examples stage's; run: dvc repro -f examples")
 
 
 def test_metrics_hold_only_what_dvc_keeps(analysed):
