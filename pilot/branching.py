@@ -1,21 +1,35 @@
 """What the branches of a node of the trie (pilot.plan) make of a layer's state: `branched_hidden`.
 
-A state is a row of the residual stream x and, beside it, of the MLP's input x @ mlp_in (pilot.folding). What a patched head
-adds to it is a term; a branch is a choice of terms. This is all that lies between two matrix products: the one that makes
-the terms, and the MLP's second.
+A state is a row of the residual stream x and, beside it, of the MLP's input x @ mlp_in (pilot.folding). What a patched
+head adds to it is a term; a branch is a choice of terms. This is all that lies between two matrix products: the one
+that makes the terms, and the MLP's second.
 
-Shapes: C branches, K terms, G groups of W positions, d d_model, m d_mlp.
+Shapes: N nodes, C branches of each, B pairs, W positions, K terms, d d_model, m d_mlp.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
 from pilot.attention import which_impl
+from pilot.folding import inverse_rms
 from pilot.operator_checks import check_branched_hidden
+from pilot.plan import LayerPatch
+
+
+def membership(branches: Sequence[Sequence[LayerPatch]], heads: Sequence[int], position: Tensor) -> Tensor:
+    """Which of `heads` each branch patches at each `position` (B, W): (C, B, W, K) bool, on the CPU."""
+    column = {head: k for k, head in enumerate(heads)}
+    patches = [(c, column[head], start, stop) for c, patches in enumerate(branches) for head, start, stop in patches]
+    branch, head, start, stop = torch.tensor(patches, dtype=torch.int64).view(-1, 4, 1, 1).unbind(1)
+    inside = (position >= start) & (position < stop)  # (patches, B, W)
+    member = torch.zeros(len(branches), len(heads), *position.shape, dtype=torch.bool)
+    member.index_put_((branch.flatten(), head.flatten()), inside, accumulate=True)  # a head may have several patches
+    return member.movedim(1, -1)
 
 
 def branched_hidden(
@@ -32,20 +46,21 @@ def branched_hidden(
 ) -> None:
     """The MLP's hidden units, and what its output is added to, for every branch.
 
-    Equivalent to:  total = state + torch.einsum("cgwk,kgws->cgws", member.to(state.dtype), terms)
+    Equivalent to:  added = torch.einsum("cbwk,knbws->ncbws", member.to(state.dtype), terms)
+                    total = state.unsqueeze(1) + added
                     x, inputs = total.split([d, m], dim=-1)
                     hidden[:] = gelu(inputs * rsqrt(x.square().mean(-1, keepdim=True) + eps) + in_bias)
                     after[:] = x + out_bias
 
-    state     (G, W, d + m)        strided views welcome, last dim contiguous
-    terms     (K, G, W, d + m)     likewise
-    member    (C, G, W, K) bool    True: the branch adds the term; on the CPU
+    state     (N, B, W, d + m)        strided views welcome, last dim contiguous
+    terms     (K, N, B, W, d + m)     likewise
+    member    (C, B, W, K) bool       True: the branch adds the term; on the CPU
     in_bias   (m,), out_bias (d,)
     eps       added to the mean square
-    impl      "fused": the operator in csrc/, in float32 or float64 on a CPU; on CUDA it has no kernel, and PyTorch runs.
-              "eager", "auto" and errors as in pilot.attention
-    hidden    (C, G, W, m)         written; contiguous
-    after     (C, G, W, d)         written; contiguous
+    impl      "fused": the operator in csrc/, in float32 or float64 on a CPU; it has no CUDA kernel, and PyTorch runs
+              there. "eager", "auto" and errors are those of pilot.attention
+    hidden    (N, C, B, W, m)         written; contiguous
+    after     (N, C, B, W, d)         written; contiguous
 
     NaN or infinity in a term does not reach a branch that does not add it. There is no gradient.
     """
@@ -69,31 +84,33 @@ def eager_branched_hidden(
     hidden: Tensor,
     after: Tensor,
 ) -> None:
-    """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build or has no kernel."""
+    """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build, and on CUDA."""
     check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
     sizes = [out_bias.shape[0], in_bias.shape[0]]
     for out, start, term in zip((after, hidden), state.split(sizes, -1), terms.split(sizes, -1), strict=True):
         _add_terms(start, term, member, out)
-    norm = torch.linalg.vector_norm(after, dim=-1, keepdim=True)
-    scale = norm.square_().div_(sizes[0]).add_(eps).rsqrt_()  # (C, G, W, 1)
-    torch.addcmul(in_bias, hidden, scale, out=hidden)
+    torch.addcmul(in_bias, hidden, inverse_rms(after, eps), out=hidden)
     torch.ops.aten.gelu_(hidden)
     after += out_bias
 
 
 def _add_terms(start: Tensor, terms: Tensor, member: Tensor, out: Tensor) -> None:
-    """out[c] = start + the terms that branch c adds: start (G, W, n), terms (K, G, W, n), out (C, G, W, n).
+    """out[:, c] = start + the terms that branch c adds: start (N, B, W, n), terms (K, N, B, W, n), out (N, C, B, W, n).
 
     A branch begins with what has been added up for a branch before it, where that lacks one term at most.
     """
     rows = member.flatten(1, 2)
     some, everywhere = rows.any(1).tolist(), rows.all(1).tolist()  # (C, K)
     done: dict[tuple[int, ...], Tensor] = {(): start}
-    for c, total in enumerate(out):
+    for c, total in enumerate(out.unbind(1)):
         whole = tuple(k for k, adds in enumerate(everywhere[c]) if adds)
         known = next(added for added in (whole, whole[:-1], ()) if added in done)
-        total.copy_(done[known])
-        for k in whole[len(known) :]:
+        missing = whole[len(known) :]
+        if missing:
+            torch.add(done[known], terms[missing[0]], out=total)
+        else:
+            total.copy_(done[known])
+        for k in missing[1:]:
             total += terms[k]
         if some[c] == everywhere[c]:
             done[whole] = total

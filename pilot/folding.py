@@ -111,3 +111,9 @@ def _centred(writes: Tensor) -> Tensor:
     """What is written to the residual stream, (..., d), without its mean."""
     writes = writes.double()
     return writes - writes.mean(-1, keepdim=True)
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """x (..., d) -> 1 / sqrt(mean of squares + eps), (..., 1)."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()

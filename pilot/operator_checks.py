@@ -1,4 +1,4 @@
-"""The checks of csrc/checks.cpp and csrc/cpu/branched_hidden.cpp in Python, in the same order, words and exception types.
+"""The checks of csrc/checks.cpp and csrc/cpu/branched_hidden.cpp in Python: the same order, words and exception types.
 
 They serve the eager twins, and the fake implementations that torch.compile traces with.
 """
@@ -76,17 +76,17 @@ def check_indexes(q: Tensor, source: Tensor, parent: Tensor, source_row: Tensor)
 
 def check_branched_hidden(state, terms, member, in_bias, out_bias, eps: float, hidden, after) -> None:
     """Raises ValueError or TypeError on a wrong shape, dtype, device or stride."""
-    _check_dim("state", state, 3, "(G, W, d + m)")
-    _check_dim("terms", terms, 4, "(K, G, W, d + m)")
-    _check_dim("member", member, 4, "(C, G, W, K)")
+    _check_dim("state", state, 4, "(N, B, W, d + m)")
+    _check_dim("terms", terms, 5, "(K, N, B, W, d + m)")
+    _check_dim("member", member, 4, "(C, B, W, K)")
     _check_dim("in_bias", in_bias, 1, "(m,)")
     _check_dim("out_bias", out_bias, 1, "(d,)")
-    (G, W), C, K = state.shape[:2], member.shape[0], terms.shape[0]
+    (N, B, W), C, K = state.shape[:3], member.shape[0], terms.shape[0]
     d, m = out_bias.shape[0], in_bias.shape[0]
 
-    _check_shape("state", state, (G, W, d + m), "(G, W, d + m)")
-    _check_shape("terms", terms, (K, G, W, d + m), "(K, G, W, d + m)")
-    _check_shape("member", member, (C, G, W, K), "(C, G, W, K)")
+    _check_shape("state", state, (N, B, W, d + m), "(N, B, W, d + m)")
+    _check_shape("terms", terms, (K, N, B, W, d + m), "(K, N, B, W, d + m)")
+    _check_shape("member", member, (C, B, W, K), "(C, B, W, K)")
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps must be finite and not negative, not {eps}")
 
@@ -99,8 +99,8 @@ def check_branched_hidden(state, terms, member, in_bias, out_bias, eps: float, h
     for name, x in (("state", state), ("terms", terms), ("in_bias", in_bias), ("out_bias", out_bias)):
         _check_last_contiguous(name, x)
 
-    _check_out("hidden", hidden, (C, G, W, m), "(C, G, W, m)", "state", state)
-    _check_out("after", after, (C, G, W, d), "(C, G, W, d)", "state", state)
+    _check_out("hidden", hidden, (N, C, B, W, m), "(N, C, B, W, m)", "state", state)
+    _check_out("after", after, (N, C, B, W, d), "(N, C, B, W, d)", "state", state)
 
 
 def _check_dim(name: str, x: Tensor, dim: int, letters: str) -> None:

@@ -1,10 +1,11 @@
 """Walks a plan: evaluates the trie of interventions on one chunk of pairs, depth first.
 
-What a patched head adds to the state of a row (pilot.folding) is one product for each node, however many branches patch that
-head. So a branch costs additions and an activation function (pilot.branching), and one matrix product.
+What a patched head adds to the state of a row (pilot.folding) is one product for each node, however many branches patch
+that head. So a branch costs additions and an activation function (pilot.branching), and one matrix product.
 
-Shapes: B pairs of the chunk, E positions up to the last one that is read, R read positions, N nodes and C branches of one
-batch, W positions of a window, K heads that the branches patch, V vocabulary, d d_model, m d_mlp, H heads, D head_dim.
+Shapes: B pairs of the chunk, E positions up to the last one that is read, R read positions, N nodes and C branches of
+each in one batch, W positions of a window, K heads that the branches patch, V vocabulary, d d_model, m d_mlp, H heads,
+D head_dim.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ import torch
 from torch import Tensor
 
 from pilot.attention import patched_attention
-from pilot.branching import branched_hidden
-from pilot.folding import FoldedModel
+from pilot.branching import branched_hidden, membership
+from pilot.folding import FoldedModel, inverse_rms
 from pilot.plan import Branch, Node, Plan, Span
 from pilot.workspace import Workspace
+
+# A batch of nodes makes so many times `rows` rows of branches: Python takes half a millisecond for the smallest batch.
+_PARTS_OF_A_BATCH = 4
 
 Emit = Callable[[list[int], Tensor], None]  # numbers of n interventions, and their logits (n, B, R, V)
 
@@ -58,11 +62,11 @@ class Chunk:
 class Walker:
     """Evaluates chunk after chunk, in buffers that are made once.
 
-    A buffer that is still wanted when the nodes behind a branch have been visited has the layer in its name; the others are
-    shared by all layers, and so stay in cache.
+    A buffer that is still wanted when the nodes behind a branch have been visited has the layer in its name; the others
+    are shared by all layers, and so stay in cache.
 
     impl   "fused" or "eager": how attention and branches are computed
-    rows   rows of the residual stream (node or branch, pair, position) to compute at a time
+    rows   rows of the residual stream (branch, pair, position) whose hidden units are computed at a time
     """
 
     def __init__(self, weights: FoldedModel, impl: str, rows: int):
@@ -75,13 +79,13 @@ class Walker:
         x = self._weights.tokens[ids] + self._weights.positions[: ids.shape[1]]
         runs: list[LayerRun] = []
         for layer, block in enumerate(self._weights.blocks):
-            normed = x * _inverse_rms(x, block.eps_attn)
+            normed = x * inverse_rms(x, block.eps_attn)
             q = torch.add(normed @ block.q, block.q_bias).unflatten(-1, (block.n_heads, -1))
             kv = torch.add(normed @ block.kv, block.kv_bias).unflatten(-1, (2, block.n_heads, -1))
             runs.append(LayerRun(x, q, kv, self._attend(q, kv).clone()))
             if layer < self._last:
                 state = self._state(layer, x[None], runs[-1].z[None])  # one node, one branch, no terms
-                nothing = torch.zeros(1, 1, 1, 0, dtype=torch.bool)
+                nothing = torch.zeros(1, *x.shape[:2], 0, dtype=torch.bool)
                 x = self._mlp(layer, state, state.new_empty(0, *state.shape), nothing)[0, 0].clone()
         return runs
 
@@ -97,8 +101,9 @@ class Walker:
         window = chunk.plan.window(nodes[0])
         if window is None:
             return
-        fan_out = max(len(numbers) for _, numbers in self._by_span(nodes[0], window))
-        for part in self._parts(len(nodes), len(chunk.read) * (window[1] - window[0]) * fan_out):
+        fan_out = max(len(numbers) for _, numbers in self._by_span(chunk, nodes[0], window))
+        rows_each = len(chunk.read) * (window[1] - window[0]) * fan_out
+        for part in _parts(len(nodes), rows_each, _PARTS_OF_A_BATCH * self._rows):
             self._evaluate(chunk, nodes[part], None if x is None else x[part], window)
 
     def _evaluate(self, chunk: Chunk, nodes: list[Node], x: Tensor | None, window: Span) -> None:
@@ -106,25 +111,25 @@ class Walker:
         node, layer = nodes[0], nodes[0].layer
         x, z = self._attention(chunk, node, x, window)  # (N, B, W, d), (N, B, W, H, D)
         donor = chunk.donor[layer][None, :, slice(*window)]  # (1, B or 1, W, H, D)
-        position = torch.arange(*window)[None]  # (B or 1, W)
+        position = torch.arange(*window).expand(len(chunk.read), -1)  # (B, W)
         if layer == self._last:  # from here on W is R: the positions that each pair reads
             x, z, donor = (_gather(tensor, chunk.read - window[0]) for tensor in (x, z, donor))
             position = chunk.read_on_cpu
         heads = sorted({head for branch in node.branches for head, _, _ in branch.patches})
         state = self._state(layer, x, z)  # (N, B, W, d + m), as if nothing were patched in this layer
         terms = self._terms(layer, heads, donor, z)  # (K, N, B, W, d + m)
-        for span, numbers in self._by_span(node, window):
+        for span, numbers in self._by_span(chunk, node, window):
             at = slice(*span)
-            for part in self._parts(len(numbers), state[:, :, at].shape[:3].numel()):
-                member = _member([node.branches[i] for i in numbers[part]], heads, position[:, at])
+            for part in _parts(len(numbers), state[:, :, at].shape[:3].numel(), _PARTS_OF_A_BATCH * self._rows):
+                member = membership([node.branches[i].patches for i in numbers[part]], heads, position[:, at])
                 after = self._mlp(layer, state[:, :, at], terms[:, :, :, at], member)
-                branches = [each.branches[i] for i in numbers[part] for each in nodes]
+                branches = [each.branches[i] for each in nodes for i in numbers[part]]
                 self._go_on(chunk, layer, branches, after.flatten(0, 1))
 
     def _go_on(self, chunk: Chunk, layer: int, branches: list[Branch], x: Tensor) -> None:
-        """Visit the nodes behind the branches; behind the last layer emit their logits. x (C * N, B, positions, d)."""
+        """Visit the nodes behind the branches; behind the last layer emit their logits. x (N * C, B, positions, d)."""
         if layer == self._last:
-            normed = torch.mul(x, _inverse_rms(x, self._weights.eps), out=self._space.buffer("normed", x.shape))
+            normed = torch.mul(x, inverse_rms(x, self._weights.eps), out=self._space.buffer("normed", x.shape))
             logits = self._space.matmul("logits", normed, self._weights.unembed, self._weights.unembed_bias)
             chunk.emit([branch.intervention for branch in branches], logits)
             return
@@ -141,7 +146,7 @@ class Walker:
             return run.x[None, :, slice(*window)], run.z[None, :, slice(*window)]
         block, (low, high) = self._weights.blocks[layer], node.changed
         first = max(low, window[0])  # a query before it sees nothing new
-        normed = torch.mul(x, _inverse_rms(x, block.eps_attn), out=self._space.buffer("normed", x.shape))
+        normed = torch.mul(x, inverse_rms(x, block.eps_attn), out=self._space.buffer("normed", x.shape))
         kv = self._space.matmul("kv", normed, block.kv, block.kv_bias).unflatten(-1, (2, block.n_heads, -1))
         kv = self._splice("all kv", kv, (low, high), run.kv, (0, end))
         q = self._space.matmul("q", normed[:, :, first - low :], block.q, block.q_bias)
@@ -172,10 +177,10 @@ class Walker:
             torch.mm(rows, head_state[head], out=term.view(-1, term.shape[-1]))
         return terms
 
-    def _by_span(self, node: Node, window: Span) -> list[tuple[Span, list[int]]]:
+    def _by_span(self, chunk: Chunk, node: Node, window: Span) -> list[tuple[Span, list[int]]]:
         """The node's branches by the positions, counted in the window, that they change; at the last layer all."""
         if node.layer == self._last:
-            return [((0, window[1] - window[0]), list(range(len(node.branches))))]
+            return [((0, chunk.read.shape[1]), list(range(len(node.branches))))]
         by_span = defaultdict(list)
         for i, branch in enumerate(node.branches):
             if branch.changed is not None:
@@ -183,27 +188,27 @@ class Walker:
         return list(by_span.items())
 
     def _mlp(self, layer: int, state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
-        """The residual stream behind the layer in each branch: (C, N, B, W, d).
-
-        state (N, B, W, d + m), terms (K, N, B, W, d + m), member (C, B or 1, W or 1, K): see pilot.branching.
-        """
+        """The residual stream behind the layer in each branch, (N, C, B, W, d): arguments as for `branched_hidden`."""
         block = self._weights.blocks[layer]
         d_model, d_mlp = block.mlp_in.shape
-        shape = len(member), *state.shape[:3]
-        hidden = self._space.buffer("hidden", (*shape, d_mlp))
-        after = self._space.buffer(f"after {layer}", (*shape, d_model))
-        branched_hidden(
-            state.flatten(0, 1),
-            terms.flatten(1, 2),
-            member.unsqueeze(1).expand(*shape, -1).flatten(1, 2),
-            block.mlp_in_bias,
-            block.mlp_out_bias,
-            block.eps_mlp,
-            impl=self._impl,
-            hidden=hidden.flatten(1, 2),
-            after=after.flatten(1, 2),
-        )
-        after.view(-1, d_model).addmm_(hidden.view(-1, d_mlp), block.mlp_out)
+        n, c, b, w = len(state), *member.shape[:3]
+        after = self._space.buffer(f"after {layer}", (n, c, b, w, d_model))
+        for nodes in _parts(n, c * b * w, self._rows):
+            for branches in _parts(c, len(state[nodes]) * b * w, self._rows):  # all of them, or there is one node
+                out = after[nodes, branches]
+                hidden = self._space.buffer("hidden", (*out.shape[:-1], d_mlp))
+                branched_hidden(
+                    state[nodes],
+                    terms[:, nodes],
+                    member[branches],
+                    block.mlp_in_bias,
+                    block.mlp_out_bias,
+                    block.eps_mlp,
+                    impl=self._impl,
+                    hidden=hidden,
+                    after=out,
+                )
+                out.view(-1, d_model).addmm_(hidden.view(-1, d_mlp), block.mlp_out)
         return after
 
     def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
@@ -225,30 +230,6 @@ class Walker:
         out[:, :, high - start :] = base[:, high:stop]
         return out
 
-    def _parts(self, count: int, rows_each: int) -> Iterator[slice]:
-        """Slices of `count` things of so many rows each, as many at a time as the rows allow, at least one."""
-        at_once = max(1, self._rows // rows_each)
-        return (slice(first, first + at_once) for first in range(0, count, at_once))
-
-
-def _member(branches: list[Branch], heads: list[int], position: Tensor) -> Tensor:
-    """Which heads each branch patches at `position` (B or 1, W): (C, B or 1, W, K) bool."""
-    column = {head: k for k, head in enumerate(heads)}
-    patches = [
-        (c, column[head], start, stop) for c, branch in enumerate(branches) for head, start, stop in branch.patches
-    ]
-    branch, head, start, stop = torch.tensor(patches, dtype=torch.int64).view(-1, 4, 1, 1).unbind(1)
-    member = torch.zeros(len(branches), len(heads), *position.shape, dtype=torch.bool)
-    inside = (position >= start) & (position < stop)  # (patches, B or 1, W)
-    member.index_put_((branch.flatten(), head.flatten()), inside, accumulate=True)  # ranges of one head are apart
-    return member.movedim(1, -1)
-
-
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """x (..., d) -> 1 / sqrt(mean of squares + eps), (..., 1)."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-
 
 def _gather(x: Tensor, positions: Tensor) -> Tensor:
     """x (N, B or 1, W, ...) at each pair's own positions (B, R): (N, B, R, ...)."""
@@ -256,3 +237,9 @@ def _gather(x: Tensor, positions: Tensor) -> Tensor:
         return x
     pair = torch.arange(len(positions), device=x.device)[:, None]
     return x.expand(-1, len(positions), *x.shape[2:])[:, pair, positions]
+
+
+def _parts(count: int, rows_each: int, rows: int) -> Iterator[slice]:
+    """Slices of `count` things of `rows_each` rows, as many at a time as make `rows`, at least one."""
+    at_once = max(1, rows // rows_each)
+    return (slice(first, first + at_once) for first in range(0, count, at_once))

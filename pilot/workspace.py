@@ -1,8 +1,8 @@
-"""Named buffers that are made once and used again: a fresh large tensor costs more in page faults than the arithmetic in it."""
+"""Buffers that are made once and used again: a large fresh one costs more in page faults than the arithmetic in it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor
@@ -13,15 +13,19 @@ class Workspace:
 
     def __init__(self, like: Tensor):
         self._like = like
-        self._buffers: dict[str, Tensor] = {}
+        self._memory: dict[str, Tensor] = {}
+        self._views: dict[str, dict[tuple[int, ...], Tensor]] = {}  # kept: to make one costs more than to find it
 
-    def buffer(self, name: str, shape: Sequence[int]) -> Tensor:
+    def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
         """An uninitialised contiguous tensor that is good until the next call with this name."""
-        shape = torch.Size(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < shape.numel():
-            buffer = self._buffers[name] = self._like.new_empty(shape.numel())
-        return buffer[: shape.numel()].view(shape)
+        views = self._views.setdefault(name, {})
+        if shape not in views:
+            size = math.prod(shape)
+            if name not in self._memory or self._memory[name].numel() < size:
+                self._memory[name] = self._like.new_empty(size)
+                views.clear()
+            views[shape] = self._memory[name][:size].view(shape)
+        return views[shape]
 
     def matmul(self, name: str, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., i) @ matrix (i, j) + bias (j,), in the buffer `name`."""

@@ -1,16 +1,32 @@
-"""Arguments for patched_attention, and what its results are measured against."""
+"""Arguments for patched_attention, what its results are measured against, and every instruction set in turn."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor
 
+from pilot import extension
 from pilot.attention import eager_patched_attention
 
 # Error of an implementation, over twice that of eager in the same precision: what is left when both are tiny.
 FLOOR = {torch.float32: 2e-6, torch.float64: 2e-15, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def each_capability():
+    """A fixture for a module's own name: all its tests run on every instruction set that this CPU has."""
+    module = extension.load()
+    facts = module.build_facts()
+
+    @pytest.fixture(params=facts["instruction_sets"], autouse=True)
+    def capability(request):
+        module.use_capability(request.param)
+        yield request.param
+        module.use_capability(facts["instruction_set"])
+
+    return capability
 
 
 @dataclass

@@ -8,7 +8,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
-from operator_cases import assert_equivalent, exact, make_case
+from operator_cases import assert_equivalent, each_capability, exact, make_case
 from project import no_compiler
 
 from pilot import extension
@@ -19,17 +19,8 @@ if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
 
 MODULE = extension.load()
-BEST = MODULE.build_facts()["instruction_set"]
-CAPABILITIES = MODULE.build_facts()["instruction_sets"]
+capability = each_capability()
 REPLACED = ["no heads", "all heads", "some heads", "positions"]
-
-
-@pytest.fixture(params=CAPABILITIES, autouse=True)
-def capability(request):
-    """Every test runs on every instruction set that this CPU has."""
-    MODULE.use_capability(request.param)
-    yield request.param
-    MODULE.use_capability(BEST)
 
 
 def fused(case, **options):

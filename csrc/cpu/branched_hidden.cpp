@@ -20,17 +20,18 @@ struct HiddenArguments {
 // Raises on a wrong dimension, shape, dtype, device or stride. pilot/operator_checks.py repeats this.
 void check(const HiddenArguments& a) {
   const Named state{"state", a.state};
-  check_dim(state, 3, "(G, W, d + m)");
-  check_dim({"terms", a.terms}, 4, "(K, G, W, d + m)");
-  check_dim({"member", a.member}, 4, "(C, G, W, K)");
+  check_dim(state, 4, "(N, B, W, d + m)");
+  check_dim({"terms", a.terms}, 5, "(K, N, B, W, d + m)");
+  check_dim({"member", a.member}, 4, "(C, B, W, K)");
   check_dim({"in_bias", a.in_bias}, 1, "(m,)");
   check_dim({"out_bias", a.out_bias}, 1, "(d,)");
-  const int64_t C = a.member.size(0), K = a.terms.size(0), G = a.state.size(0), W = a.state.size(1);
+  const int64_t N = a.state.size(0), B = a.state.size(1), W = a.state.size(2);
+  const int64_t C = a.member.size(0), K = a.terms.size(0);
   const int64_t d = a.out_bias.size(0), m = a.in_bias.size(0);
 
-  check_shape(state, {G, W, d + m}, "(G, W, d + m)");
-  check_shape({"terms", a.terms}, {K, G, W, d + m}, "(K, G, W, d + m)");
-  check_shape({"member", a.member}, {C, G, W, K}, "(C, G, W, K)");
+  check_shape(state, {N, B, W, d + m}, "(N, B, W, d + m)");
+  check_shape({"terms", a.terms}, {K, N, B, W, d + m}, "(K, N, B, W, d + m)");
+  check_shape({"member", a.member}, {C, B, W, K}, "(C, B, W, K)");
   TORCH_CHECK_VALUE(a.eps >= 0 && std::isfinite(a.eps), "eps must be finite and not negative, not ", a.eps);
 
   check_computes("branched_hidden", a.state, {at::kFloat, at::kDouble});
@@ -45,8 +46,8 @@ void check(const HiddenArguments& a) {
   }
 
   const Named hidden{"hidden", a.hidden}, after{"after", a.after};
-  check_out(hidden, {C, G, W, m}, "(C, G, W, m)", state);
-  check_out(after, {C, G, W, d}, "(C, G, W, d)", state);
+  check_out(hidden, {N, C, B, W, m}, "(N, C, B, W, m)", state);
+  check_out(after, {N, C, B, W, d}, "(N, C, B, W, d)", state);
   for (Named out : {hidden, after}) {
     check_no_overlap(out, state);
     check_no_overlap(out, {"terms", a.terms});
@@ -62,13 +63,13 @@ BranchedHidden<T> describe(const HiddenArguments& a) {
   op.member = a.member.const_data_ptr<bool>();
   op.in_bias = a.in_bias.const_data_ptr<T>();
   op.out_bias = a.out_bias.const_data_ptr<T>();
-  for (int i = 0; i < 2; ++i) op.state_strides[i] = a.state.stride(i);
-  for (int i = 0; i < 3; ++i) op.terms_strides[i] = a.terms.stride(i);
+  for (int i = 0; i < 3; ++i) op.state_strides[i] = a.state.stride(i);
+  for (int i = 0; i < 4; ++i) op.terms_strides[i] = a.terms.stride(i);
   for (int i = 0; i < 4; ++i) op.member_strides[i] = a.member.stride(i);
   op.hidden = a.hidden.mutable_data_ptr<T>();
   op.after = a.after.mutable_data_ptr<T>();
   op.C = a.member.size(0), op.K = a.member.size(3);
-  op.G = a.state.size(0), op.W = a.state.size(1);
+  op.N = a.state.size(0), op.B = a.state.size(1), op.W = a.state.size(2);
   op.d = a.out_bias.size(0), op.m = a.in_bias.size(0);
   op.eps = a.eps;
   return op;
@@ -80,7 +81,8 @@ void run(const BranchedHidden<T>& op) {
   // Waking the other threads costs some microseconds: a part smaller than that is not worth one.
   constexpr int64_t kResultsPerPart = 100'000;
   const int64_t grain = 1 + kResultsPerPart / (op.C * (op.d + op.m));
-  at::parallel_for(0, op.G * op.W, grain, [&](int64_t first, int64_t last) { branched_hidden(op, first, last); });
+  at::parallel_for(0, op.N * op.B * op.W, grain,
+                   [&](int64_t first, int64_t last) { branched_hidden(op, first, last); });
 }
 
 void branched_hidden(const at::Tensor& state, const at::Tensor& terms, const at::Tensor& member,

@@ -92,20 +92,20 @@ PILOT_INLINE void write_hidden(const Total<S>& total, typename S::T scale, const
   }
 }
 
-// Rows first to last, exclusive; row g * W + w is position w of group g, in all branches.
+// Rows first to last, exclusive; row (n * B + b) * W + w is position w of pair b of node n, in all branches.
 template <typename S>
 void branched_hidden_rows(const BranchedHidden<typename S::T>& op, int64_t first, int64_t last) {
   using T = typename S::T;
   for (int64_t row = first; row < last; ++row) {
-    const int64_t g = row / op.W, w = row % op.W;
-    Total<S> total{op.state + g * op.state_strides[0] + w * op.state_strides[1],
-                   op.terms + g * op.terms_strides[1] + w * op.terms_strides[2],
-                   op.member + g * op.member_strides[1] + w * op.member_strides[2],
+    const int64_t n = row / (op.B * op.W), b = row / op.W % op.B, w = row % op.W;
+    Total<S> total{op.state + n * op.state_strides[0] + b * op.state_strides[1] + w * op.state_strides[2],
+                   op.terms + n * op.terms_strides[1] + b * op.terms_strides[2] + w * op.terms_strides[3],
+                   op.member + b * op.member_strides[1] + w * op.member_strides[2],
                    op.K,
                    op.terms_strides[0],
                    op.member_strides[3]};
     for (int64_t c = 0; c < op.C; ++c, total.member += op.member_strides[0]) {
-      const int64_t to = c * op.G * op.W + row;
+      const int64_t to = ((n * op.C + c) * op.B + b) * op.W + w;
       const T mean_square = write_after(total, op.out_bias, op.d, op.after + to * op.d);
       const T scale = T(1) / std::sqrt(mean_square + static_cast<T>(op.eps));
       write_hidden(total, scale, op.in_bias, op.d, op.m, op.hidden + to * op.m);

@@ -35,7 +35,8 @@ template <typename T>
 struct Kernels {
   // Work items first to last, exclusive; item p * H + h is head h of parent p, with all its children.
   void (*attend)(const PatchedAttention<T>&, const Children&, int64_t first, int64_t last, void* scratch);
-  // Rows first to last, exclusive; row g * W + w is position w of group g, in all branches.
+  // Rows first to last, exclusive; row (n * B + b) * W + w is position w of pair b of node n, in all
+  // branches.
   void (*branched_hidden)(const BranchedHidden<T>&, int64_t first, int64_t last);
   void (*exp2)(const T* x, T* y, int64_t n);
   void (*gelu)(const T* x, T* y, int64_t n);

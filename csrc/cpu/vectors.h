@@ -153,7 +153,7 @@ struct Simd {
     return x < splat(T(1 - F::bias)) ? V{} : power * scale;
   }
 
-  // x Phi(x) = max(x, 0) - |x| Phi(-|x|), to within 8e-7, 4e-15 and half a unit in the last place of x; NaN at NaN. Of
+  // x Phi(x) = max(x, 0) - |x| Phi(-|x|), to within 5e-7, 2e-15 and half a unit in the last place of x; NaN at NaN. Of
   // several vectors side by side: each step of one waits for the step before.
   template <int Width>
   static PILOT_INLINE void gelu(V (&x)[Width]) {

@@ -49,6 +49,7 @@ def pytest_terminal_summary(terminalreporter, config):
         if bench.stats.data:
             groups.setdefault(bench.group, {})[bench.extra_info["impl"]] = bench
     _print_operator(terminalreporter, {name: group for name, group in groups.items() if "sdpa" in group})
+    _print_branched(terminalreporter, {name: group for name, group in groups.items() if "rows" in _any(group)})
     _print_sweeps(terminalreporter, {name: group for name, group in groups.items() if "speedup" in _any(group)})
     return result
 
@@ -75,6 +76,18 @@ def _print_sweeps(terminalreporter, groups: dict):
         f"{info['threads']} threads. Reference: {info['reference_rate']:.0f} patched forwards/s; matrix products of the "
         f"engine's own shape: {info['gemm_rate'] / 1e9:.0f} GFLOP/s."
     )
+
+
+def _print_branched(terminalreporter, groups: dict):
+    if not groups:
+        return
+    write = terminalreporter.write_line
+    terminalreporter.section("branched_hidden: microseconds for a row of a branch, and for its matrix product")
+    write(f"{'N x C x B x W, K':>24}  {'fused':>8} {'eager':>8}  {'product':>8}  eager/fused")
+    for name, group in groups.items():
+        fused, eager = (group[impl].stats.min / group[impl].extra_info["rows"] * 1e6 for impl in ("fused", "eager"))
+        product = _any(group)["product_seconds"] / _any(group)["rows"] * 1e6
+        write(f"{name:>24}  {fused:8.3f} {eager:8.3f}  {product:8.3f}  {eager / fused:10.1f}x")
 
 
 def _print_operator(terminalreporter, groups: dict):
