@@ -328,6 +328,7 @@ def test_select_and_report_refuse_damaged_results(workspace, capsys):
     refused(capsys, select_heads.main, [], "ablation.json: not the ablation stage's results")
     for name in ("train", "selection", "patching"):
         (workspace / f"metrics/{name}.json").write_text("{}")
+    (workspace / "metrics/training.csv").write_text("epoch\n1\n")
     refused(capsys, report.main, [], "results of another version, or damaged")
     assert not (workspace / "runs/report.html").exists()
     write_params(workspace / "params.yaml", select={"top_k": 99})
