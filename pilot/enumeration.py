@@ -24,7 +24,7 @@ from pilot.shards import Shards
 from pilot.statistics import Estimates, bootstrap_ratio
 
 MOST_HEADS = 20  # a million sets
-PAIRS_PER_CHUNK = 8  # what a kill can cost, and what a process computes at a time: seconds for 2**16 sets
+PAIRS_PER_CHUNK = 32  # what a kill can cost, and what a process computes at a time: some seconds for 2**16 sets
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def _print_sweeps(terminalreporter, groups: dict):
             f"{info['flops'] / seconds / 1e9:7.0f}  {info['fraction_of_gemm_rate']:11.0%}"
         )
     write(
-        f"{info['threads']} threads. Reference: {info['reference_rate']:.0f} patched forwards/s; matrix products of the "
+        f"{info['threads']} threads. Reference: {info['reference_rate']:.0f} patched forwards/s; products of the "
         f"engine's own shape: {info['gemm_rate'] / 1e9:.0f} GFLOP/s."
     )
 
