@@ -99,7 +99,7 @@ def parse_example(record: object, context: int | None = None) -> Example:
         if not isinstance(value, str):
             raise PilotError(f'"{key}" must be a string, not {json.dumps(value)}')
     if not _INTEGER.fullmatch(record["result"]):
-        raise PilotError(f'"result" must be a plain integer such as "-24", not "{record["result"]}"')
+        raise PilotError(f'"result" must be a plain integer such as "-24", not {json.dumps(record["result"])}')
     encode(record["expression"])  # says which character is not in the vocabulary
     value = evaluate(record["expression"])
     if str(value) != record["result"]:
