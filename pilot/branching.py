@@ -86,23 +86,22 @@ def eager_branched_hidden(
 ) -> None:
     """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build, and on CUDA."""
     check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
-    sizes = [out_bias.shape[0], in_bias.shape[0]]
-    for out, start, term in zip((after, hidden), state.split(sizes, -1), terms.split(sizes, -1), strict=True):
-        _add_terms(start, term, member, out)
-    torch.addcmul(in_bias, hidden, inverse_rms(after, eps), out=hidden)
+    x, inputs = _totals(state, terms, member).split([out_bias.shape[0], in_bias.shape[0]], dim=-1)
+    torch.addcmul(in_bias, inputs, inverse_rms(x, eps), out=hidden)
     torch.ops.aten.gelu_(hidden)
-    after += out_bias
+    torch.add(x, out_bias, out=after)
 
 
-def _add_terms(start: Tensor, terms: Tensor, member: Tensor, out: Tensor) -> None:
-    """out[:, c] = start + the terms that branch c adds: start (N, B, W, n), terms (K, N, B, W, n), out (N, C, B, W, n).
+def _totals(state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
+    """The state and the terms that each branch adds to it, (N, C, B, W, d + m).
 
     A branch begins with what has been added up for a branch before it, where that lacks one term at most.
     """
     rows = member.flatten(1, 2)
     some, everywhere = rows.any(1).tolist(), rows.all(1).tolist()  # (C, K)
-    done: dict[tuple[int, ...], Tensor] = {(): start}
-    for c, total in enumerate(out.unbind(1)):
+    totals = state.new_empty(state.shape[0], len(member), *state.shape[1:])
+    done: dict[tuple[int, ...], Tensor] = {(): state}
+    for c, total in enumerate(totals.unbind(1)):
         whole = tuple(k for k, adds in enumerate(everywhere[c]) if adds)
         known = next(added for added in (whole, whole[:-1], ()) if added in done)
         missing = whole[len(known) :]
@@ -118,6 +117,7 @@ def _add_terms(start: Tensor, terms: Tensor, member: Tensor, out: Tensor) -> Non
         for k, adds in enumerate(some[c]):
             if adds and k not in whole:
                 total += terms[k].where(member[c, ..., k, None].to(terms.device), 0)
+    return totals
 
 
 def _fake(state, terms, member, in_bias, out_bias, eps, *, hidden, after) -> None:
