@@ -7,6 +7,7 @@ Shapes: P pairs, B pairs of a chunk, T positions, R read positions, V vocabulary
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,9 @@ from pilot.folding import fold
 from pilot.interventions import Intervention
 from pilot.model import PilotTransformer
 from pilot.plan import Planner
-from pilot.walk import Chunk, Walker
+from pilot.walk import PARTS_OF_A_BATCH, Chunk, Walker
+
+USUAL_CACHE = 2**20  # bytes of second-level cache, where the system does not say
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 
@@ -58,8 +61,17 @@ class Results:
 
 
 def row_budget(model: PilotTransformer) -> int:
-    """How many rows of the residual stream to compute at a time on the model's device."""
-    return 2048
+    """How many rows of the residual stream to compute at a time on the model's device.
+
+    On a CPU as many as leave the MLP's hidden units and output in a core's second-level cache, from the one product
+    to the other; on a GPU, where launches cost more than memory, as many as take a 256th part of it.
+    """
+    weight = model.unembed.weight
+    row_bytes = (model.config.d_mlp + model.config.d_model) * weight.element_size()
+    if weight.is_cuda:
+        return torch.cuda.get_device_properties(weight.device).total_memory // 256 // row_bytes
+    known = "SC_LEVEL2_CACHE_SIZE" in os.sysconf_names and os.sysconf("SC_LEVEL2_CACHE_SIZE")
+    return max(64, (known or USUAL_CACHE) // row_bytes)
 
 
 def sweep_trie(
@@ -96,7 +108,8 @@ def sweep_trie(
 
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     widest = plan_for(int(first.min()), _positions(read))
-    at_once = max(1, min(rows // (widest.end * widest.fan_out), -(-len(order) // threads)))
+    batch = PARTS_OF_A_BATCH * rows // (widest.end * widest.fan_out)
+    at_once = max(1, min(batch, -(-len(order) // threads)))
     chunks = order.split(at_once)
     if min(threads, len(chunks)) == 1:
         for pairs in chunks:

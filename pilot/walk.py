@@ -25,7 +25,7 @@ from pilot.plan import Branch, Node, Plan, Span
 from pilot.workspace import Workspace
 
 # A batch of nodes makes so many times `rows` rows of branches: Python takes half a millisecond for the smallest batch.
-_PARTS_OF_A_BATCH = 4
+PARTS_OF_A_BATCH = 4
 
 Emit = Callable[[list[int], Tensor], None]  # numbers of n interventions, and their logits (n, B, R, V)
 
@@ -103,7 +103,7 @@ class Walker:
             return
         fan_out = max(len(numbers) for _, numbers in self._by_span(chunk, nodes[0], window))
         rows_each = len(chunk.read) * (window[1] - window[0]) * fan_out
-        for part in _parts(len(nodes), rows_each, _PARTS_OF_A_BATCH * self._rows):
+        for part in _parts(len(nodes), rows_each, PARTS_OF_A_BATCH * self._rows):
             self._evaluate(chunk, nodes[part], None if x is None else x[part], window)
 
     def _evaluate(self, chunk: Chunk, nodes: list[Node], x: Tensor | None, window: Span) -> None:
@@ -120,7 +120,7 @@ class Walker:
         terms = self._terms(layer, heads, donor, z)  # (K, N, B, W, d + m)
         for span, numbers in self._by_span(chunk, node, window):
             at = slice(*span)
-            for part in _parts(len(numbers), state[:, :, at].shape[:3].numel(), _PARTS_OF_A_BATCH * self._rows):
+            for part in _parts(len(numbers), state[:, :, at].shape[:3].numel(), PARTS_OF_A_BATCH * self._rows):
                 member = membership([node.branches[i].patches for i in numbers[part]], heads, position[:, at])
                 after = self._mlp(layer, state[:, :, at], terms[:, :, :, at], member)
                 branches = [each.branches[i] for each in nodes for i in numbers[part]]
