@@ -16,7 +16,10 @@ DIRECTIONS = ("denoising", "noising")
 EDITED = {"regroup": "parentheses moved", "operator": "operator changed", "operand": "operand changed"}
 SETS = {"best": "best set", "ablation": "most impact by ablation", "average": "average of all sets"}
 TRAJECTORIES = {"ablation_paren": "ablation impact", "denoising": "denoising", "noising": "noising"}
-NO_PATCHING = "metrics/counterfactual.json is missing: run dvc repro counterfactual."
+NO_PATCHING = (
+    "metrics/counterfactual.json is missing: run dvc repro counterfactual. Or the analysed checkpoint answers no pair "
+    "right on both sides."
+)
 NO_GAME = "This run has none: it takes all sets of heads, and patch.exhaustive is off."
 
 
@@ -26,9 +29,11 @@ def patching_exhibits(results: Results) -> list[Exhibit]:
     What the results lack is an exhibit that says so.
     """
     patching = results["counterfactual"]
+    if "regroup" not in patching.get("effects", {}):  # a checkpoint too early to answer pairs right
+        patching = {}
     return [
         _recovery(patching),
-        _sets(results),
+        _sets(results, patching),
         _verdict(patching),
         _head_positions(results["head_positions"]),
         _shapley(patching),
@@ -61,11 +66,11 @@ def _recovery(patching: Mapping) -> Exhibit:
     return Exhibit("recovery", title, reading, Plot("heatmap", panels, "layer", "head", "recovery"))
 
 
-def _sets(results: Results) -> Exhibit:
+def _sets(results: Results, patching: Mapping) -> Exhibit:
     title = "Recovery by sets of heads"
-    if not results["counterfactual"]:
+    if not patching:
         return Exhibit("sets", title, NO_PATCHING)
-    effects = results["counterfactual"]["effects"]["regroup"]
+    effects = patching["effects"]["regroup"]
     outcomes = {
         "recovery": "recovery",
         "wrong_donor": "recovery from another pair (control)",

@@ -129,7 +129,8 @@ def _reproduced(clone: Path) -> None:
 
 
 def _checkpoints_in_lock(clone: Path) -> dict:
-    return YAML(typ="safe").load(clone / "dvc.lock")["stages"]["train"]["outs"][0]
+    outs = YAML(typ="safe").load(clone / "dvc.lock")["stages"]["train"]["outs"]
+    return next(out for out in outs if out["path"] == "runs/pilot")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from kills import Program, make_sweep_small, results, run_with_kills, start, sweep, write_selection
 from project import mounted, write_params
 
-from pilot import distributed
+from pilot import distributed, enumeration
 from pilot.checkpoint import load_model
 from pilot.counterfactual import read_pairs
 from pilot.effects import logit_difference_changes
@@ -141,7 +141,8 @@ def test_a_full_disk_is_said_and_the_sweep_goes_on_when_there_is_room(tmp_path):
         assert compute.calls == 2
 
 
-def test_a_shared_game_has_the_bits_of_a_game_by_itself(trained, tmp_path):
+def test_a_shared_game_has_the_bits_of_a_game_by_itself(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(enumeration, "PAIRS_PER_CHUNK", 8)
     model, heads = load_model(trained.checkpoint), (HeadPatch(0, 0), HeadPatch(1, 2), HeadPatch(2, 1))
     pairs = read_pairs(trained.data / "pilot_pairs.jsonl")[:19]
     alone, shared = (play(model, pairs, "noising", heads, "auto", s) for s in (None, Shards(tmp_path, "key")))
