@@ -29,8 +29,6 @@ def patching_exhibits(results: Results) -> list[Exhibit]:
     What the results lack is an exhibit that says so.
     """
     patching = results["counterfactual"]
-    if "regroup" not in patching.get("effects", {}):  # a checkpoint too early to answer pairs right
-        patching = {}
     return [
         _recovery(patching),
         _sets(results, patching),

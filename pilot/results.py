@@ -29,6 +29,8 @@ def read_results(folder: Path) -> Results:
     for name, stage in OPTIONAL.items():
         path = folder / f"{name}.json"
         results[name] = read_json(path, made_by=stage) if path.exists() else {}
+    if "regroup" not in results["counterfactual"].get("effects", {"regroup": {}}):
+        results["counterfactual"] = {}  # a checkpoint too early to answer a pair right has nothing to show
     for name in TABLES:
         path = folder / f"{name}.csv"
         results[name] = list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
