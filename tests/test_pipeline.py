@@ -243,7 +243,7 @@ def test_a_checkpoint_that_training_does_not_keep_is_named(clone):
 def test_the_plot_of_the_trajectory_draws_every_head(clone):
     _reproduced(clone)
     shown = json.loads(_dvc(clone, "plots", "show", "--json", "metrics/trajectory.csv"))
-    (plot,) = shown["metrics/trajectory.csv"]
+    (plot,) = shown["data"]["metrics/trajectory.csv"]
     encoding = plot["content"]["spec"]["encoding"]
     assert [encoding[channel]["field"] for channel in ("x", "y", "color")] == ["epoch", "value", "head"]
     drawn = {(row["head"], row["measure"]) for row in plot["content"]["data"]["values"] if row["head"]}
