@@ -99,8 +99,9 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float | None = N
     Written out as matmul, softmax, matmul: at the 16-22 positions of this task that is faster on a CPU than
     torch.nn.functional.scaled_dot_product_attention.
     """
-    v = _one_for_each_head(v, q.shape[2]).transpose(1, 2)  # (batch, n_heads, Tk, head_dim)
-    return (attention_pattern(q, k, scale=scale) @ v).transpose(1, 2).contiguous()
+    pattern = attention_pattern(q, k, scale=scale)
+    z = _by_kv_head(pattern, v.shape[2]) @ v.transpose(1, 2)
+    return z.view(*pattern.shape[:3], v.shape[3]).transpose(1, 2).contiguous()
 
 
 def attention_pattern(q: Tensor, k: Tensor, *, scale: float | None = None) -> Tensor:
@@ -108,17 +109,18 @@ def attention_pattern(q: Tensor, k: Tensor, *, scale: float | None = None) -> Te
 
     q and k as for `causal_attention`.
     """
-    n_queries, n_heads, head_dim = q.shape[1:]
+    batch, n_queries, n_heads, head_dim = q.shape
     n_keys = k.shape[1]
     future = torch.full((n_queries, n_keys), -math.inf, dtype=q.dtype, device=q.device).triu(n_keys - n_queries + 1)
-    q, k = q.transpose(1, 2), _one_for_each_head(k, n_heads).transpose(1, 2)  # (batch, n_heads, seq, head_dim)
-    scores = (q * (1 / math.sqrt(head_dim) if scale is None else scale)) @ k.transpose(-1, -2) + future
-    return scores.softmax(-1)
+    q = q.transpose(1, 2) * (1 / math.sqrt(head_dim) if scale is None else scale)
+    scores = _by_kv_head(q, k.shape[2]) @ k.permute(0, 2, 3, 1)
+    return (scores.view(batch, n_heads, n_queries, n_keys) + future).softmax(-1)
 
 
-def _one_for_each_head(x: Tensor, n_heads: int) -> Tensor:
-    """Keys or values (batch, Tk, n_kv_heads, head_dim), repeated for the heads that share them."""
-    return x if x.shape[2] == n_heads else x.repeat_interleave(n_heads // x.shape[2], dim=2)
+def _by_kv_head(x: Tensor, n_kv_heads: int) -> Tensor:
+    """x (batch, n_heads, Tq, ...): the heads that share keys and values as if they were more queries of one head."""
+    batch, n_heads, n_queries, last = x.shape
+    return x.reshape(batch, n_kv_heads, n_heads // max(n_kv_heads, 1) * n_queries, last)
 
 
 def which_impl(impl: str, *tensors: Tensor) -> str:
