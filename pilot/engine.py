@@ -38,7 +38,7 @@ class Results:
         self._lock = threading.Lock()
         self.values: Tensor | None = None
 
-    def put(self, numbers: Sequence[int], logits: Tensor, pairs: Tensor) -> None:
+    def put(self, numbers: np.ndarray, logits: Tensor, pairs: Tensor) -> None:
         """Logits (n, B, R, V) of the interventions `numbers` (n,) on `pairs` (B,)."""
         value = logits
         if self._measure is not None:
@@ -99,11 +99,12 @@ def sweep_trie(
         plan = plan_for(int(first[pairs].min()), _positions(read[pairs]))
         tokens = recipient[pairs, : plan.end].to(device)
         if isinstance(donor, Tensor):
-            source = [run.z for run in own.walker.unpatched(donor[pairs, : plan.end].to(device))]
+            source = [run.z for run in own.walker.unpatched("donor", donor[pairs, : plan.end].to(device), plan)]
         else:
             source = [(z if len(z) == 1 else z[pairs])[:, : plan.end].to(device) for z in donor]
         put = partial(results.put, pairs=pairs.to(device))
-        own.walker.walk(Chunk(plan, own.walker.unpatched(tokens), source, read[pairs].to(device), put))
+        runs = own.walker.unpatched("recipient", tokens, plan)
+        own.walker.walk(Chunk(plan, runs, source, read[pairs].to(device), put))
         results.repeat(plan.duplicates, pairs.to(device))
 
     threads = torch.get_num_threads() if device.type == "cpu" else 1

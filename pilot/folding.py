@@ -24,6 +24,8 @@ class FoldedBlock:
 
     q, q_bias             queries are (x / rms(x)) @ q + q_bias: (d, d), (d,)
     kv, kv_bias           keys, and behind them values: (d, 2 d), (2 d,)
+    to_keys               takes a head's query to what all x / rms(x) are to be multiplied by: (H, D, d)
+    to_values             takes a mean of x / rms(x) to that of a head's values, but for values_bias: (H, d, D), (H, D)
     out, out_bias         attention writes z @ out + out_bias: (d, d), (d,)
     mlp_in, mlp_in_bias   hidden units are gelu((x @ mlp_in) / rms(x) + mlp_in_bias): (d, m), (m,)
     head_state            what a head's z adds to the state: (H, D, d + m)
@@ -35,6 +37,9 @@ class FoldedBlock:
     q_bias: Tensor
     kv: Tensor
     kv_bias: Tensor
+    to_keys: Tensor
+    to_values: Tensor
+    values_bias: Tensor
     out: Tensor
     out_bias: Tensor
     mlp_in: Tensor
@@ -48,6 +53,10 @@ class FoldedBlock:
     @property
     def n_heads(self) -> int:
         return len(self.head_state)
+
+    @property
+    def head_dim(self) -> int:
+        return self.head_state.shape[1]
 
 
 @dataclass(frozen=True)
@@ -83,11 +92,15 @@ def _fold_block(block: Block, dtype: torch.dtype) -> FoldedBlock:
     qkv, qkv_bias = _reader(block.attn.qkv, block.ln1)
     mlp_in, mlp_in_bias = _reader(block.mlp_in, block.ln2)
     out = _centred(block.attn.out.weight.T)
+    keys, values = qkv[:, d_model:].unflatten(1, (2, n_heads, head_dim)).unbind(1)  # (d, H, D)
     matrices = {
         "q": qkv[:, :d_model],
         "q_bias": qkv_bias[:d_model],
         "kv": qkv[:, d_model:],
         "kv_bias": qkv_bias[d_model:],
+        "to_keys": keys.permute(1, 2, 0),
+        "to_values": values.transpose(0, 1),
+        "values_bias": qkv_bias[2 * d_model :].unflatten(0, (n_heads, head_dim)),
         "out": out,
         "out_bias": _centred(block.attn.out.bias),
         "mlp_in": mlp_in,

@@ -31,23 +31,26 @@ class Branch:
     changed       positions where the residual stream behind the layer is not the unpatched run's; None: nowhere, or
                   behind the last layer
     node          the node that it leads to; None behind the last layer
-    intervention  behind the last layer the number of the intervention that ends here
     """
 
     patches: tuple[LayerPatch, ...]
     changed: Span | None
     node: Node | None = None
-    intervention: int | None = None
 
 
 @dataclass(slots=True)
 class Node:
-    """The residual stream that enters `layer`, with `changed` as in Branch. Nodes of one `shape` fit into one batch."""
+    """The residual stream that enters `layer`, with `changed` as in Branch. Nodes of one `shape` fit into one batch.
+
+    Those of the last layer that have one shape share their branches, and `interventions` are the numbers of those that
+    end in each.
+    """
 
     layer: int
     changed: Span | None
     branches: list[Branch]
     shape: int
+    interventions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -122,26 +125,29 @@ class _Builder:
     """Makes the trie of sorted, distinct paths (n, n_layers): numbers of `known`, layer by layer."""
 
     def __init__(self, known: list[tuple[LayerPatch, ...]], paths: np.ndarray, intervention: np.ndarray, end: int):
-        self._known, self._paths, self._intervention, self._end = known, paths, intervention.tolist(), end
+        self._known, self._paths, self._intervention, self._end = known, paths, intervention, end
         self._shapes: dict[tuple, int] = {}
+        self._ends: dict[int, list[Branch]] = {}  # branches of the last layer, by shape
 
     def node(self, layer: int, changed: Span | None, first: int, stop: int) -> Node:
         """The node of paths first..stop-1, which are alike in the layers before `layer`."""
         column = self._paths[first:stop, layer]
-        starts = first + np.flatnonzero(np.diff(column, prepend=-1))
-        numbers = self._paths[starts, layer].tolist()
-        ends = [*starts[1:].tolist(), stop]
+        if layer + 1 == self._paths.shape[1]:
+            shape = self._shape(layer, changed, column)
+            if shape not in self._ends:
+                self._ends[shape] = [Branch(self._known[number], None) for number in column]
+            return Node(layer, changed, self._ends[shape], shape, self._intervention[first:stop])
+        starts = np.flatnonzero(np.diff(column, prepend=-1))
+        bounds = [*(first + starts).tolist(), stop]
         branches = []
-        for number, low, high in zip(numbers, starts.tolist(), ends, strict=True):
+        for number, low, high in zip(column[starts], bounds[:-1], bounds[1:], strict=True):
             patches = self._known[number]
-            if layer + 1 == self._paths.shape[1]:
-                branch = Branch(patches, None, intervention=self._intervention[low])
-            else:
-                after = _changed(changed, patches, self._end)
-                branch = Branch(patches, after, self.node(layer + 1, after, low, high))
-            branches.append(branch)
-        shape = self._shapes.setdefault((changed, *numbers), len(self._shapes))
-        return Node(layer, changed, branches, shape)
+            after = _changed(changed, patches, self._end)
+            branches.append(Branch(patches, after, self.node(layer + 1, after, low, high)))
+        return Node(layer, changed, branches, self._shape(layer, changed, column[starts]))
+
+    def _shape(self, layer: int, changed: Span | None, patches: np.ndarray) -> int:
+        return self._shapes.setdefault((layer, changed, patches.tobytes()), len(self._shapes))
 
 
 @contextmanager

@@ -12,32 +12,49 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pilot.attention import patched_attention
+from pilot.attend import Attention, LayerRun, absorbs
 from pilot.branching import branched_hidden, membership
 from pilot.folding import FoldedModel, inverse_rms
-from pilot.plan import Branch, Node, Plan, Span
+from pilot.plan import Node, Plan, Span
 from pilot.workspace import Workspace
 
 # A batch of nodes makes so many times `rows` rows of branches: Python takes half a millisecond for the smallest batch.
 PARTS_OF_A_BATCH = 4
 
-Emit = Callable[[list[int], Tensor], None]  # numbers of n interventions, and their logits (n, B, R, V)
+Emit = Callable[[np.ndarray, Tensor], None]  # numbers of n interventions, and their logits (n, B, R, V)
 
 
 @dataclass(frozen=True)
-class LayerRun:
-    """What a layer did in an unpatched run: x (B, E, d) that entered it, q and z (B, E, H, D), kv (B, E, 2, H, D)."""
+class Group:
+    """Branches of a node that change the same positions, and so are computed together.
 
-    x: Tensor
-    q: Tensor
-    kv: Tensor
-    z: Tensor
+    at        those positions, counted in the node's window; at the last layer the R positions that are read
+    branches  their places in the node's list
+    member    which heads' terms each adds where, (C, B, positions, K) bool
+    """
+
+    at: slice
+    branches: list[int]
+    member: Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What nodes of one shape have in common: where they are computed, and which heads some branch patches."""
+
+    window: Span
+    heads: list[int]
+    groups: list[Group]
+
+    @property
+    def fan_out(self) -> int:
+        return max(len(group.branches) for group in self.groups)
 
 
 @dataclass(frozen=True)
@@ -53,10 +70,32 @@ class Chunk:
     donor: Sequence[Tensor]
     read: Tensor
     emit: Emit
+    _layouts: dict[int, Layout | None] = field(default_factory=dict)
 
-    @cached_property
-    def read_on_cpu(self) -> Tensor:
-        return self.read.cpu()
+    def layout(self, node: Node) -> Layout | None:
+        """None: nothing is to be computed in the node's layer."""
+        if node.shape not in self._layouts:
+            self._layouts[node.shape] = self._lay_out(node)
+        return self._layouts[node.shape]
+
+    def _lay_out(self, node: Node) -> Layout | None:
+        window = self.plan.window(node)
+        if window is None:
+            return None
+        position = torch.arange(*window).expand(len(self.read), -1)  # (B, W)
+        by_span: dict[Span, list[int]] = defaultdict(list)
+        if node.interventions is not None:
+            position = self.read.cpu()
+            by_span[0, position.shape[1]] += range(len(node.branches))
+        for i, branch in enumerate(node.branches):
+            if branch.changed is not None:
+                by_span[branch.changed[0] - window[0], branch.changed[1] - window[0]].append(i)
+        heads = sorted({head for branch in node.branches for head, _, _ in branch.patches})
+        groups = []
+        for span, branches in by_span.items():
+            patches = [node.branches[i].patches for i in branches]
+            groups.append(Group(slice(*span), branches, membership(patches, heads, position[:, slice(*span)])))
+        return Layout(window, heads, groups)
 
 
 class Walker:
@@ -73,20 +112,20 @@ class Walker:
         self._weights, self._impl, self._rows = weights, impl, rows
         self._last = len(weights.blocks) - 1
         self._space = Workspace(weights.tokens)
+        self._attention = Attention(weights, impl, self._space)
 
-    def unpatched(self, ids: Tensor) -> list[LayerRun]:
-        """What every layer does for ids (B, E) int64."""
+    def unpatched(self, name: str, ids: Tensor, plan: Plan) -> list[LayerRun]:
+        """What every layer does for ids (B, E) int64; good until the next call with this name."""
         x = self._weights.tokens[ids] + self._weights.positions[: ids.shape[1]]
         runs: list[LayerRun] = []
         for layer, block in enumerate(self._weights.blocks):
-            normed = x * inverse_rms(x, block.eps_attn)
-            q = torch.add(normed @ block.q, block.q_bias).unflatten(-1, (block.n_heads, -1))
-            kv = torch.add(normed @ block.kv, block.kv_bias).unflatten(-1, (2, block.n_heads, -1))
-            runs.append(LayerRun(x, q, kv, self._attend(q, kv).clone()))
+            absorbed = layer == self._last and absorbs(plan, x.shape[-1], block.n_heads)
+            runs.append(self._attention.unpatched(name, layer, x, absorbed))
             if layer < self._last:
                 state = self._state(layer, x[None], runs[-1].z[None])  # one node, one branch, no terms
                 nothing = torch.zeros(1, *x.shape[:2], 0, dtype=torch.bool)
-                x = self._mlp(layer, state, state.new_empty(0, *state.shape), nothing)[0, 0].clone()
+                after = self._mlp(layer, state, state.new_empty(0, *state.shape), nothing)[0, 0]
+                x = self._space.buffer(f"{name} {layer} after", after.shape).copy_(after)
         return runs
 
     def walk(self, chunk: Chunk) -> None:
@@ -95,97 +134,77 @@ class Walker:
 
     def _visit(self, chunk: Chunk, nodes: list[Node], x: Tensor | None) -> None:
         """Evaluate nodes of one shape, and all behind them. x (N, B, changed, d); None: the unpatched run's node."""
-        layer = nodes[0].layer
-        if layer < self._last and nodes[0].branches[0].changed is None:
-            self._visit(chunk, [nodes[0].branches[0].node], None)  # nothing to compute here
-        window = chunk.plan.window(nodes[0])
-        if window is None:
+        first = nodes[0].branches[0]
+        if first.node is not None and first.changed is None:
+            self._visit(chunk, [first.node], None)  # nothing to compute here
+        layout = chunk.layout(nodes[0])
+        if layout is None:
             return
-        fan_out = max(len(numbers) for _, numbers in self._by_span(chunk, nodes[0], window))
-        rows_each = len(chunk.read) * (window[1] - window[0]) * fan_out
+        rows_each = len(chunk.read) * (layout.window[1] - layout.window[0]) * layout.fan_out
         for part in _parts(len(nodes), rows_each, PARTS_OF_A_BATCH * self._rows):
-            self._evaluate(chunk, nodes[part], None if x is None else x[part], window)
+            self._evaluate(chunk, layout, nodes[part], None if x is None else x[part])
 
-    def _evaluate(self, chunk: Chunk, nodes: list[Node], x: Tensor | None, window: Span) -> None:
+    def _evaluate(self, chunk: Chunk, layout: Layout, nodes: list[Node], x: Tensor | None) -> None:
         """Evaluate one batch of nodes: attention at the positions of the window, then what each branch makes of it."""
-        node, layer = nodes[0], nodes[0].layer
-        x, z = self._attention(chunk, node, x, window)  # (N, B, W, d), (N, B, W, H, D)
+        layer, window = nodes[0].layer, layout.window
+        run = chunk.recipient[layer]
+        if x is None:
+            x, z = run.x[None, :, slice(*window)], run.z[None, :, slice(*window)]
+        else:
+            x, z = self._attention.patched(layer, x, nodes[0].changed, run, window)  # (N, B, W, d), (N, B, W, H, D)
         donor = chunk.donor[layer][None, :, slice(*window)]  # (1, B or 1, W, H, D)
-        position = torch.arange(*window).expand(len(chunk.read), -1)  # (B, W)
         if layer == self._last:  # from here on W is R: the positions that each pair reads
             x, z, donor = (_gather(tensor, chunk.read - window[0]) for tensor in (x, z, donor))
-            position = chunk.read_on_cpu
-        heads = sorted({head for branch in node.branches for head, _, _ in branch.patches})
         state = self._state(layer, x, z)  # (N, B, W, d + m), as if nothing were patched in this layer
-        terms = self._terms(layer, heads, donor, z)  # (K, N, B, W, d + m)
-        for span, numbers in self._by_span(chunk, node, window):
-            at = slice(*span)
-            for part in _parts(len(numbers), state[:, :, at].shape[:3].numel(), PARTS_OF_A_BATCH * self._rows):
-                member = membership([node.branches[i].patches for i in numbers[part]], heads, position[:, at])
-                after = self._mlp(layer, state[:, :, at], terms[:, :, :, at], member)
-                branches = [each.branches[i] for each in nodes for i in numbers[part]]
-                self._go_on(chunk, layer, branches, after.flatten(0, 1))
+        terms = self._terms(layer, layout.heads, donor, z)  # (K, N, B, W, d + m)
+        for group in layout.groups:
+            rows_each = state[:, :, group.at].shape[:3].numel()
+            for part in _parts(len(group.branches), rows_each, PARTS_OF_A_BATCH * self._rows):
+                after = self._mlp(layer, state[:, :, group.at], terms[:, :, :, group.at], group.member[part])
+                after = after.flatten(0, 1)
+                if layer == self._last:
+                    self._emit(chunk, np.concatenate([node.interventions[part] for node in nodes]), after)
+                else:
+                    self._visit_all(
+                        chunk, [node.branches[i].node for node in nodes for i in group.branches[part]], after
+                    )
 
-    def _go_on(self, chunk: Chunk, layer: int, branches: list[Branch], x: Tensor) -> None:
-        """Visit the nodes behind the branches; behind the last layer emit their logits. x (N * C, B, positions, d)."""
-        if layer == self._last:
-            normed = torch.mul(x, inverse_rms(x, self._weights.eps), out=self._space.buffer("normed", x.shape))
-            logits = self._space.matmul("logits", normed, self._weights.unembed, self._weights.unembed_bias)
-            chunk.emit([branch.intervention for branch in branches], logits)
-            return
+    def _emit(self, chunk: Chunk, interventions: np.ndarray, x: Tensor) -> None:
+        """The logits of interventions (n,), from what comes out of the last layer, x (n, B, R, d)."""
+        normed = torch.mul(x, inverse_rms(x, self._weights.eps), out=self._space.buffer("normed", x.shape))
+        chunk.emit(
+            interventions, self._space.matmul("logits", normed, self._weights.unembed, self._weights.unembed_bias)
+        )
+
+    def _visit_all(self, chunk: Chunk, nodes: list[Node], x: Tensor) -> None:
+        """Visit nodes of several shapes; x (N, B, changed, d)."""
         by_shape = defaultdict(list)
-        for i, branch in enumerate(branches):
-            by_shape[branch.node.shape].append(i)
+        for i, node in enumerate(nodes):
+            by_shape[node.shape].append(i)
         for members in by_shape.values():
-            self._visit(chunk, [branches[i].node for i in members], x if len(members) == len(branches) else x[members])
-
-    def _attention(self, chunk: Chunk, node: Node, x: Tensor | None, window: Span) -> tuple[Tensor, Tensor]:
-        """The residual stream that enters a layer, (N, B, W, d), and the heads' z, (N, B, W, H, D)."""
-        layer, run, end = node.layer, chunk.recipient[node.layer], chunk.plan.end
-        if x is None:
-            return run.x[None, :, slice(*window)], run.z[None, :, slice(*window)]
-        block, (low, high) = self._weights.blocks[layer], node.changed
-        first = max(low, window[0])  # a query before it sees nothing new
-        normed = torch.mul(x, inverse_rms(x, block.eps_attn), out=self._space.buffer("normed", x.shape))
-        kv = self._space.matmul("kv", normed, block.kv, block.kv_bias).unflatten(-1, (2, block.n_heads, -1))
-        kv = self._splice("all kv", kv, (low, high), run.kv, (0, end))
-        q = self._space.matmul("q", normed[:, :, first - low :], block.q, block.q_bias)
-        q = q.unflatten(-1, (block.n_heads, -1))
-        q = self._splice("all q", q, (first, max(first, high)), run.q, (first, end))
-        z = self._attend(q.flatten(0, 1), kv.flatten(0, 1)).view(q.shape)
-        z = self._splice("all z", z, (first, end), run.z, window)
-        return self._splice("all x", x, (low, high), run.x, window), z
+            alike = len(members) == len(nodes)
+            self._visit(chunk, nodes if alike else [nodes[i] for i in members], x if alike else x[members])
 
     def _state(self, layer: int, x: Tensor, z: Tensor) -> Tensor:
         """The state of rows that come out of attention unpatched: x (..., d), z (..., H, D) -> (..., d + m)."""
         block = self._weights.blocks[layer]
         d_model = x.shape[-1]
         state = self._space.buffer(f"state {layer}", (*x.shape[:-1], block.head_state.shape[-1]))
+        torch.add(x, block.out_bias, out=state[..., :d_model])
         rows = state.view(-1, state.shape[-1])
-        residual = self._space.matmul("residual", z.flatten(-2), block.out, block.out_bias).add_(x)
-        rows[:, :d_model] = residual.view(-1, d_model)
+        rows[:, :d_model].addmm_(z.reshape(-1, d_model), block.out)
         torch.mm(rows[:, :d_model], block.mlp_in, out=rows[:, d_model:])
         return state
 
     def _terms(self, layer: int, heads: list[int], donor: Tensor, z: Tensor) -> Tensor:
         """What the donor's z adds to the state, head by head: z (N, B, W, H, D) -> (K, N, B, W, d + m)."""
         head_state = self._weights.blocks[layer].head_state
-        difference = torch.sub(donor, z, out=self._space.buffer("difference", z.shape))
+        difference = self._space.buffer("difference", (*z.shape[:3], z.shape[-1]))
         terms = self._space.buffer(f"terms {layer}", (len(heads), *z.shape[:3], head_state.shape[-1]))
         for head, term in zip(heads, terms, strict=True):
-            rows = difference[..., head, :].reshape(-1, difference.shape[-1])
-            torch.mm(rows, head_state[head], out=term.view(-1, term.shape[-1]))
+            torch.sub(donor[..., head, :], z[..., head, :], out=difference)
+            torch.mm(difference.view(-1, z.shape[-1]), head_state[head], out=term.view(-1, term.shape[-1]))
         return terms
-
-    def _by_span(self, chunk: Chunk, node: Node, window: Span) -> list[tuple[Span, list[int]]]:
-        """The node's branches by the positions, counted in the window, that they change; at the last layer all."""
-        if node.layer == self._last:
-            return [((0, chunk.read.shape[1]), list(range(len(node.branches))))]
-        by_span = defaultdict(list)
-        for i, branch in enumerate(node.branches):
-            if branch.changed is not None:
-                by_span[branch.changed[0] - window[0], branch.changed[1] - window[0]].append(i)
-        return list(by_span.items())
 
     def _mlp(self, layer: int, state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
         """The residual stream behind the layer in each branch, (N, C, B, W, d): arguments as for `branched_hidden`."""
@@ -210,25 +229,6 @@ class Walker:
                 )
                 out.view(-1, d_model).addmm_(hidden.view(-1, d_mlp), block.mlp_out)
         return after
-
-    def _attend(self, q: Tensor, kv: Tensor) -> Tensor:
-        """q (rows, Tq, H, D), kv (rows, Tk, 2, H, D) -> z (rows, Tq, H, D)."""
-        row = torch.arange(len(q), device=q.device)
-        nothing = torch.zeros(q.shape[:3], dtype=torch.bool, device=q.device)
-        out = self._space.buffer("z", q.shape)
-        return patched_attention(q, *kv.unbind(2), q, row, row, nothing, impl=self._impl, out=out)
-
-    def _splice(self, name: str, own: Tensor, at: Span, base: Tensor, window: Span) -> Tensor:
-        """The positions of `window`: those in `at` from own (N, B, at, ...), the others from base (B, E, ...)."""
-        if at == window:
-            return own
-        start, stop = window
-        low, high = (min(max(position, start), stop) for position in at)
-        out = self._space.buffer(name, (*own.shape[:2], stop - start, *own.shape[3:]))
-        out[:, :, : low - start] = base[:, start:low]
-        out[:, :, low - start : high - start] = own[:, :, low - at[0] : high - at[0]]
-        out[:, :, high - start :] = base[:, high:stop]
-        return out
 
 
 def _gather(x: Tensor, positions: Tensor) -> Tensor:

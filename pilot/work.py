@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pilot.attend import absorbs
 from pilot.model import ModelConfig
 from pilot.plan import Plan
 
@@ -38,8 +39,8 @@ def count_work(plan: Plan, config: ModelConfig, n_reads: int) -> Work:
             low, high = node.changed
             first = max(low, window[0])
             attention[node.layer] += 1
-            products += (high - low) * 2 * d * d + max(0, high - first) * d * d  # keys and values, queries
-            products += sum(2 * d * (query + 1) for query in range(first, plan.end))  # scores, weighted values
+            absorbed = node.layer == last and absorbs(plan, d, config.n_heads)
+            products += _attention(config, absorbed, high - low, max(0, high - first), range(first, plan.end))
         heads = {head for branch in node.branches for head, _, _ in branch.patches}
         products += rows * (d * d + d * m + len(heads) * config.head_dim * (d + m))
         for branch in node.branches:
@@ -51,9 +52,19 @@ def count_work(plan: Plan, config: ModelConfig, n_reads: int) -> Work:
     return Work(tuple(attention), tuple(branches), tuple(positions), 2 * products)
 
 
-def unpatched_flops(config: ModelConfig, end: int) -> int:
-    """Of the run of one recipient or donor over `end` positions, up to the last layer's attention."""
-    d = config.d_model
-    attention = end * 3 * d * d + sum(2 * d * (query + 1) for query in range(end))
+def unpatched_flops(plan: Plan, config: ModelConfig) -> int:
+    """Of the run of one recipient or donor, up to the last layer's attention."""
+    d, end = config.d_model, plan.end
+    usual, last = (
+        _attention(config, absorbed, end, end, range(end)) for absorbed in (False, absorbs(plan, d, config.n_heads))
+    )
     rest = end * (d * d + 2 * d * config.d_mlp)
-    return 2 * (config.n_layers * attention + (config.n_layers - 1) * rest)
+    return 2 * ((config.n_layers - 1) * (usual + rest) + last)
+
+
+def _attention(config: ModelConfig, absorbed: bool, changed: int, new: int, queries: range) -> int:
+    """Multiplications of a layer's attention to `queries`, `new` ones among them, when `changed` positions changed."""
+    d, seen = config.d_model, sum(query + 1 for query in queries)
+    if absorbed:  # queries, taken to the residual stream; scores and means of that for each head; these to values
+        return new * 2 * d * d + 2 * config.n_heads * d * seen + len(queries) * d * d
+    return changed * 2 * d * d + new * d * d + 2 * d * seen

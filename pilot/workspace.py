@@ -36,3 +36,11 @@ class Workspace:
         else:
             torch.addmm(bias, rows, matrix, out=out_rows)
         return out
+
+    def matmul_each(self, name: str, x: Tensor, matrices: Tensor) -> Tensor:
+        """x (..., n, i) @ matrices (n, i, j), one for each of n, in the buffer `name`: (..., n, j)."""
+        out = self.buffer(name, (*x.shape[:-1], matrices.shape[-1]))
+        rows, out_rows = x.reshape(-1, *x.shape[-2:]), out.view(-1, *out.shape[-2:])
+        for i, matrix in enumerate(matrices):
+            torch.mm(rows[:, i], matrix, out=out_rows[:, i])
+        return out

@@ -3,6 +3,7 @@ import torch
 
 from pilot.folding import fold
 from pilot.model import ModelConfig, PilotTransformer
+from pilot.plan import Planner
 from pilot.walk import Walker
 
 
@@ -15,10 +16,13 @@ def model() -> PilotTransformer:
     return model.double().eval()
 
 
-def test_the_folded_model_gives_the_same_head_outputs(model):
+@pytest.mark.parametrize("reads", [(0, 5), (5,)], ids=["usual attention", "absorbed in the last layer"])
+def test_the_folded_model_gives_the_same_head_outputs(model, reads):
     ids = torch.randint(0, 17, (4, 6))
     model(ids)
-    runs = Walker(fold(model), "eager", rows=100).unpatched(ids)
+    plan = Planner([()], model.config).plan(0, reads)
+    runs = Walker(fold(model), "eager", rows=100).unpatched("recipient", ids, plan)
+    assert [run.absorbed for run in runs] == [False, reads == (5,)]
     for block, run in zip(model.blocks, runs, strict=True):
         torch.testing.assert_close(run.z, block.attn.last_head_output)
 

@@ -75,12 +75,19 @@ def test_floating_point_operations_are_counted_product_by_product():
     assert work([()]).flops == 2 * read_out
     # Head 1 of the last layer: once more the second half of the MLP and the unembedding, and what the patch adds.
     assert work([(), (HeadPatch(2, 1),)]).flops == 2 * (read_out + m * d + d * v + head_dim * (d + m))
-    # From layer 1 on, at positions 4 and 5: a branch there, then keys and values of 2 positions, 1 query over 6 keys.
+    # From layer 1 on, at positions 4 and 5: a branch there, then one query over 6 positions. To take it to the residual
+    # stream (for 2 heads, and what they see there to values) is cheaper than to make keys and values.
     layer_1 = 2 * (d * d + d * m + head_dim * (d + m)) + 2 * m * d
-    layer_2 = 2 * 2 * d * d + d * d + 2 * d * 6 + read_out
+    layer_2 = d * d + d * d + 2 * (2 * d) * 6 + d * d + read_out
     assert work([(HeadPatch(1, 0, 4, 6),)]).flops == 2 * (layer_1 + layer_2)
+    # With positions 2 and 5 read it is not: keys, values and queries of 2 positions, over 5 and 6 keys.
+    layer_2 = 2 * 2 * d * d + 2 * d * d + 2 * d * (5 + 6) + 2 * read_out
+    assert work([(HeadPatch(1, 0, 4, 6),)], reads=(2, 5)).flops == 2 * (layer_1 + layer_2)
 
 
 def test_an_unpatched_run_ends_with_the_last_layers_attention():
-    attention = 3 * 3 * 64 + 2 * 8 * (1 + 2 + 3)
-    assert unpatched_flops(CONFIG, 3) == 2 * (3 * attention + 2 * 3 * (64 + 2 * 40))
+    usual = 3 * 3 * 64 + 2 * 8 * (1 + 2 + 3)
+    rest = 3 * (64 + 2 * 40)
+    assert unpatched_flops(plan([()], reads=(0, 2)), CONFIG) == 2 * (3 * usual + 2 * rest)
+    absorbed = 3 * 3 * 64 + 2 * (2 * 8) * (1 + 2 + 3)
+    assert unpatched_flops(plan([()], reads=(2,)), CONFIG) == 2 * (2 * usual + absorbed + 2 * rest)

@@ -24,3 +24,10 @@ def test_matmul_takes_any_leading_dimensions_and_strides():
     torch.testing.assert_close(space.matmul("y", x, matrix), x @ matrix)
     torch.testing.assert_close(space.matmul("y", x, matrix, bias), x @ matrix + bias)
     assert space.matmul("y", x, matrix).data_ptr() == space.buffer("y", (2, 3, 4)).data_ptr()
+
+
+def test_matmul_each_has_a_matrix_for_each_of_the_vectors_in_a_row():
+    torch.manual_seed(0)
+    x, matrices = torch.randn(5, 2, 4, 3)[:, :, 1:3], torch.randn(2, 3, 6)
+    want = torch.einsum("abni,nij->abnj", x, matrices)
+    torch.testing.assert_close(Workspace(x).matmul_each("y", x, matrices), want)

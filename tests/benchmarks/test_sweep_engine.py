@@ -107,7 +107,7 @@ def test_sweep(benchmark, model, family, reads, impl, request):
 
     seconds = benchmark.stats.stats.min
     plan = Planner(interventions, CONFIG).plan(1, tuple(range(SEQ - n_reads, SEQ)))
-    flops = pairs * (count_work(plan, CONFIG, n_reads).flops + 2 * unpatched_flops(CONFIG, SEQ))
+    flops = pairs * (count_work(plan, CONFIG, n_reads).flops + 2 * unpatched_flops(plan, CONFIG))
     rate = request.getfixturevalue("forward_rate")
     gemm_rate = request.getfixturevalue("own_gemm_rate")
     benchmark.extra_info.update(
