@@ -37,6 +37,18 @@ import kills, stages.counterfactual
 kills.make_sweep_small(setattr)
 raise SystemExit(stages.counterfactual.main())
 """
+# Under torchrun, the second process is killed when it has written a shard, and not again when it is started anew.
+KILLED_SWEEP = """
+import os, signal
+import kills, pilot.shards, stages.counterfactual
+def write_bytes(path, content, write=pilot.shards.write_bytes):
+    write(path, content)
+    if os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+pilot.shards.write_bytes = write_bytes
+kills.make_sweep_small(setattr)
+raise SystemExit(stages.counterfactual.main())
+"""
 
 
 @dataclass(frozen=True)
@@ -151,12 +163,14 @@ def _wait_for_saves(process: subprocess.Popen, state: Path, saves: int) -> None:
 
 
 def _kill_all(process: subprocess.Popen) -> None:
-    """SIGKILL for a process and its children, the parent first: a torchrun must not see a worker die."""
-    children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    """SIGKILL for a process and its children; the parent stands still meanwhile, and neither sees nor starts any."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        parent = psutil.Process(process.pid)
+        parent.suspend()
+        for child in parent.children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
     process.kill()
-    for child in children:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
 
 
 def write_selection(path: Path) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 import subprocess
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from kills import Program, make_sweep_small, results, run_with_kills, start, sweep, write_selection
+from kills import KILLED_SWEEP, Program, make_sweep_small, results, run_with_kills, start, sweep, write_selection
 from project import mounted, write_params
 
 from pilot import distributed, enumeration
@@ -156,7 +153,7 @@ def test_a_shared_game_has_the_bits_of_a_game_by_itself(trained, tmp_path, monke
 
 @pytest.fixture(scope="module")
 def task(trained, tmp_path_factory) -> tuple[Path, dict[str, object]]:
-    """A folder with what the stage reads, to be linked to, and what it then writes."""
+    """A folder with what the stage reads, and what it then writes."""
     folder = tmp_path_factory.mktemp("task")
     write_params(folder / "params.yaml", patch={"min_logit_gap": 0.1})
     write_selection(folder / "selection.json")
@@ -187,11 +184,7 @@ def test_four_processes_have_the_bits_of_one(task, program):
 
 
 def test_two_processes_go_on_when_a_worker_is_killed(task, program):
-    process = start(program, ["--nproc-per-node=2", "--max-restarts=1"])
-    while not list(program.state.glob("*.shard")):
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.01)
-    os.kill(psutil.Process(process.pid).children()[-1].pid, signal.SIGKILL)
+    process = start(replace(program, code=KILLED_SWEEP), ["--nproc-per-node=2", "--max-restarts=1"])
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert "Traceback" not in err
