@@ -109,9 +109,9 @@ def sweep_trie(
 
     threads = torch.get_num_threads() if device.type == "cpu" else 1
     widest = plan_for(int(first.min()), _positions(read))
-    batch = PARTS_OF_A_BATCH * rows // (widest.end * widest.fan_out)
-    at_once = max(1, min(batch, -(-len(order) // threads)))
-    chunks = order.split(at_once)
+    batch = max(1, PARTS_OF_A_BATCH * rows // (widest.end * widest.fan_out))
+    rounds = -(-len(order) // (batch * threads))  # every thread has as many chunks, all of about one size
+    chunks = order.tensor_split(min(rounds * threads, len(order)))
     if min(threads, len(chunks)) == 1:
         for pairs in chunks:
             walk(pairs)

@@ -24,8 +24,8 @@ from pilot.folding import FoldedModel, inverse_rms
 from pilot.plan import Node, Plan, Span
 from pilot.workspace import Workspace
 
-# A batch of nodes makes so many times `rows` rows of branches: Python takes half a millisecond for the smallest batch.
-PARTS_OF_A_BATCH = 4
+# A batch of nodes makes so many times `rows` rows of branches: Python takes a millisecond for the smallest batch.
+PARTS_OF_A_BATCH = 16
 
 Emit = Callable[[np.ndarray, Tensor], None]  # numbers of n interventions, and their logits (n, B, R, V)
 
