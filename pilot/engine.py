@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 from pilot.folding import fold
 from pilot.interventions import Intervention
-from pilot.model import PilotTransformer
-from pilot.plan import Planner
+from pilot.model import ModelConfig, PilotTransformer
+from pilot.plan import Plan, Planner
 from pilot.walk import PARTS_OF_A_BATCH, Chunk, Walker
 
 USUAL_CACHE = 2**20  # bytes of second-level cache, where the system does not say
@@ -87,7 +87,7 @@ def sweep_trie(
     """`pilot.sweep.sweep` by the trie, its arguments checked; `impl` "fused" or "eager"."""
     device = model.unembed.weight.device
     weights, own = fold(model), threading.local()
-    plan_for = lru_cache(maxsize=4)(Planner(interventions, model.config).plan)
+    plan_for = _planner(tuple(interventions), model.config)
     # Pairs that begin to differ at one position, and are read at the same ones, stand together.
     first = _first_difference(recipient, donor)
     order = torch.from_numpy(np.lexsort([*read.T.flip(0).numpy(), first.numpy()]))
@@ -119,6 +119,12 @@ def sweep_trie(
     with _one_thread_each(threads) as pool:
         for done in [pool.submit(walk, pairs) for pairs in chunks]:
             done.result()
+
+
+@lru_cache(maxsize=4)
+def _planner(interventions: tuple[Intervention, ...], config: ModelConfig) -> Callable[[int, tuple[int, ...]], Plan]:
+    """The plans of these interventions, kept: an experiment sweeps them over pairs of one length after another."""
+    return lru_cache(maxsize=8)(Planner(interventions, config).plan)
 
 
 @contextmanager

@@ -8,10 +8,8 @@ by causality.
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,8 +115,7 @@ class Planner:
         same = intervention[path_of.ravel()]
         duplicates = [(i, int(same[i])) for i in np.flatnonzero(same != np.arange(len(same))).tolist()]
         builder = _Builder(known, paths, intervention, reads[-1] + 1)
-        with _no_garbage_collection():
-            return Plan(builder.node(0, None, 0, len(paths)), reads, duplicates)
+        return Plan(builder.node(0, None, 0, len(paths)), reads, duplicates)
 
 
 class _Builder:
@@ -148,18 +145,6 @@ class _Builder:
 
     def _shape(self, layer: int, changed: Span | None, patches: np.ndarray) -> int:
         return self._shapes.setdefault((layer, changed, patches.tobytes()), len(self._shapes))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """To look for garbage in a growing trie, which has none, takes several times as long as to grow it."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _reduce(patches: Intervention, first: int, end: int) -> tuple[LayerPatch, ...]:

@@ -6,6 +6,7 @@ Shapes: P pairs, T positions, R read positions, V vocabulary, M measures, H head
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -105,8 +106,7 @@ def _check(config: ModelConfig, recipient, donor, interventions, read) -> None:
         raise PilotError(f"recipient {tuple(recipient.shape)}, donor {shape} and read {tuple(read.shape)} do not fit")
     if read.numel() and not 0 <= int(read.min()) <= int(read.max()) < seq:
         raise PilotError(f"read holds positions outside the sequence of {seq} positions (0 to {seq - 1})")
-    for intervention in set(interventions):
-        check_intervention(intervention, config, seq)
+    check_intervention(tuple(dict.fromkeys(chain.from_iterable(interventions))), config, seq)
     if not interventions or not read.numel():
         raise PilotError("a sweep needs at least one intervention, one pair and one position to read")
 
