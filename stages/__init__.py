@@ -1,0 +1,14 @@
+"""The pipeline's programs."""
+
+import sys
+
+
+def _in_a_word(kind, error, traceback) -> None:
+    """Ctrl-C while modules are still being imported, which takes seconds; later it is pilot.cli that sees it."""
+    if issubclass(kind, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, traceback)
+
+
+sys.excepthook = _in_a_word

@@ -1,8 +1,10 @@
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from project import ROOT
 
 from pilot.cli import Parser, command, resolve_device
 from pilot.errors import PilotError
@@ -23,6 +25,16 @@ def test_exit_statuses(capsys):
     assert capsys.readouterr().err == "error: what is wrong\ninterrupted\n"
     with pytest.raises(ZeroDivisionError):  # a defect of ours is not dressed up as bad input
         program(ZeroDivisionError())()
+
+
+def test_ctrl_c_while_a_program_is_still_importing_is_said_in_a_word():
+    def run(error: str) -> subprocess.CompletedProcess:
+        code = f"import stages; raise {error}"
+        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+    interrupted = run("KeyboardInterrupt")
+    assert (interrupted.returncode, interrupted.stderr) == (-signal.SIGINT, "interrupted\n")  # 130 in a shell
+    assert "Traceback" in run("ZeroDivisionError").stderr
 
 
 def test_a_reader_that_stops_reading_is_no_error():
