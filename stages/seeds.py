@@ -1,7 +1,8 @@
 """Do the findings hold for other training seeds? Sets the results of several DVC revisions side by side.
 
 Heads of differently seeded models have nothing in common but their layer, so what is compared is the recovery of the
-selected heads together, the Shapley values summed layer by layer, and how many heads are sufficient or necessary.
+selected heads together, the Shapley values summed layer by layer and the largest of them, and how many heads are
+sufficient or necessary.
 """
 
 from __future__ import annotations
@@ -26,7 +27,17 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("revisions", nargs="+", help="commits, branches or DVC experiments: HEAD seed-1 seed-2")
     parser.add_argument("--output", type=Path, default=Path("metrics/seeds.json"), help="(default: %(default)s)")
     args = parser.parse_args(argv)
-    found = {revision: flatten(summary(revision, *read_metrics(revision))) for revision in args.revisions}
+    found: dict[str, dict[str, float]] = {}
+    shared = None
+    for revision in args.revisions:
+        params, train, counterfactual = read_revision(revision)
+        seed = f"seed {params['train'].pop('seed')}"
+        shared = shared or params
+        if seed in found:
+            raise PilotError(f"{revision}: another of these revisions has training {seed} too")
+        if params != shared:
+            raise PilotError(f"{revision}: its params.yaml differs from {args.revisions[0]}'s in more than train.seed")
+        found[seed] = flatten(summary(revision, train, counterfactual))
     names = list(dict.fromkeys(name for values in found.values() for name in values))
     print(
         tabulate(
@@ -37,17 +48,18 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Wrote {args.output}")
 
 
-def read_metrics(revision: str) -> tuple[dict, dict]:
-    """train.json and counterfactual.json of a revision. Raises PilotError if it is not there or lacks them."""
+def read_revision(revision: str) -> tuple[dict, dict, dict]:
+    """Its params.yaml, train.json and counterfactual.json. Raises PilotError if it is not there or lacks them."""
     import dvc.api  # here, since it takes a second
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
     try:
-        return tuple(dvc.api.metrics_show(name, rev=revision) for name in FILES)
+        params = dvc.api.params_show("params.yaml", rev=revision)
+        return params, *(dvc.api.metrics_show(name, rev=revision) for name in FILES)
     except (DvcException, SCMError, OSError) as error:
         raise PilotError(
-            f"{revision}: its metrics cannot be read ({error}); list what there is: dvc exp list"
+            f"{revision}: its results cannot be read ({error}); list what there is: dvc exp list"
         ) from None
 
 
@@ -66,6 +78,10 @@ def summary(revision: str, train: Mapping, counterfactual: Mapping) -> dict:
                 for edit, by_direction in counterfactual["effects"].items()
             },
             "shapley": by_layer,
+            "largest_shapley": {
+                direction: max(estimate["value"] for estimate in values.values())
+                for direction, values in counterfactual["shapley"].items()
+            },
             "heads": {word: sum(verdict[word] for verdict in verdicts) for word in ("sufficient", "necessary")},
         }
     except (KeyError, TypeError, AttributeError) as error:
