@@ -165,16 +165,14 @@ class Walker:
                 if layer == self._last:
                     self._emit(chunk, np.concatenate([node.interventions[part] for node in nodes]), after)
                 else:
-                    self._visit_all(
-                        chunk, [node.branches[i].node for node in nodes for i in group.branches[part]], after
-                    )
+                    behind = [node.branches[i].node for node in nodes for i in group.branches[part]]
+                    self._visit_all(chunk, behind, after)
 
     def _emit(self, chunk: Chunk, interventions: np.ndarray, x: Tensor) -> None:
         """The logits of interventions (n,), from what comes out of the last layer, x (n, B, R, d)."""
         normed = torch.mul(x, inverse_rms(x, self._weights.eps), out=self._space.buffer("normed", x.shape))
-        chunk.emit(
-            interventions, self._space.matmul("logits", normed, self._weights.unembed, self._weights.unembed_bias)
-        )
+        logits = self._space.matmul("logits", normed, self._weights.unembed, self._weights.unembed_bias)
+        chunk.emit(interventions, logits)
 
     def _visit_all(self, chunk: Chunk, nodes: list[Node], x: Tensor) -> None:
         """Visit nodes of several shapes; x (N, B, changed, d)."""
