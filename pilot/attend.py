@@ -35,12 +35,14 @@ def absorbs(plan: Plan, d_model: int, n_heads: int) -> bool:
 class LayerRun:
     """What a layer did in an unpatched run.
 
-    x    (B, E, d) that entered it
-    q    (B, E, H, D); absorbed: taken to the residual stream, (B, E, H, d)
-    kv   (B, E, 2, H, D) keys and values; absorbed: (B, E, 1, 1, d), x / rms(x), which is both
-    z    (B, E, H, D)
+    start   the first position of q and z, Q in all: in the last layer the first that is read
+    x       (B, E, d) that entered it
+    q       (B, Q, H, D); absorbed: taken to the residual stream, (B, Q, H, d)
+    kv      (B, E, 2, H, D) keys and values; absorbed: (B, E, 1, 1, d), x / rms(x), which is both
+    z       (B, Q, H, D)
     """
 
+    start: int
     x: Tensor
     q: Tensor
     kv: Tensor
@@ -50,6 +52,10 @@ class LayerRun:
     def absorbed(self) -> bool:
         return self.kv.shape[2] == 1
 
+    def queried(self, positions: Span) -> slice:
+        """Where these positions are in q and z."""
+        return slice(positions[0] - self.start, positions[1] - self.start)
+
 
 class Attention:
     """Every layer's attention, with impl "fused" or "eager", in buffers of a workspace."""
@@ -57,13 +63,13 @@ class Attention:
     def __init__(self, weights: FoldedModel, impl: str, space: Workspace):
         self._blocks, self._impl, self._space = weights.blocks, impl, space
 
-    def unpatched(self, name: str, layer: int, x: Tensor, absorbed: bool) -> LayerRun:
-        """A layer's run; x (B, E, d). It stands in buffers called `name`."""
+    def unpatched(self, name: str, layer: int, x: Tensor, start: int, absorbed: bool) -> LayerRun:
+        """A layer's run, with queries from position `start` on; x (B, E, d). It stands in buffers called `name`."""
         block, name = self._blocks[layer], f"{name} {layer} "
         normed = self._normed(f"{name}normed", block, x)
         kv = self._keys_values(f"{name}kv", block, normed, absorbed)
-        q = self._queries(f"{name}q", block, normed, absorbed)
-        return LayerRun(x, q, kv, self._attend(f"{name}z", block, q, kv, absorbed))
+        q = self._queries(f"{name}q", block, normed[:, start:], absorbed)
+        return LayerRun(start, x, q, kv, self._attend(f"{name}z", block, q, kv, absorbed))
 
     def patched(self, layer: int, x: Tensor, changed: Span, run: LayerRun, window: Span) -> tuple[Tensor, Tensor]:
         """The residual stream that enters a layer, (N, B, W, d), and the heads' z, (N, B, W, H, D), in a window.
@@ -77,10 +83,10 @@ class Attention:
         kv = self._keys_values("kv", block, normed, run.absorbed)
         kv = self._splice("all kv", kv, changed, run.kv, (0, end))
         q = self._queries("q", block, normed[:, :, first - low :], run.absorbed)
-        q = self._splice("all q", q, (first, max(first, high)), run.q, (first, end))
+        q = self._splice("all q", q, (first, max(first, high)), run.q[:, run.queried((first, end))], (first, end))
         z = self._attend("z", block, q.flatten(0, 1), kv.flatten(0, 1), run.absorbed).unflatten(0, q.shape[:2])
-        z = self._splice("all z", z, (first, end), run.z, window)
-        return self._splice("all x", x, changed, run.x, window), z
+        z = self._splice("all z", z, (first, end), run.z[:, run.queried(window)], window)
+        return self._splice("all x", x, changed, run.x[:, slice(*window)], window), z
 
     def _normed(self, name: str, block: FoldedBlock, x: Tensor) -> Tensor:
         return torch.mul(x, inverse_rms(x, block.eps_attn), out=self._space.buffer(name, x.shape))
@@ -115,13 +121,13 @@ class Attention:
         return z
 
     def _splice(self, name: str, own: Tensor, at: Span, base: Tensor, window: Span) -> Tensor:
-        """The positions of `window`: those in `at` from own (N, B, at, ...), the others from base (B, E, ...)."""
+        """The positions of `window`: those in `at` from own (N, B, at, ...), the others from base (B, window, ...)."""
         if at == window:
             return own
         start, stop = window
         low, high = (min(max(position, start), stop) for position in at)
         out = self._space.buffer(name, (*own.shape[:2], stop - start, *own.shape[3:]))
-        out[:, :, : low - start] = base[:, start:low]
+        out[:, :, : low - start] = base[:, : low - start]
         out[:, :, low - start : high - start] = own[:, :, low - at[0] : high - at[0]]
-        out[:, :, high - start :] = base[:, high:stop]
+        out[:, :, high - start :] = base[:, high - start :]
         return out

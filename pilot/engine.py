@@ -102,6 +102,7 @@ def sweep_trie(
             source = [run.z for run in own.walker.unpatched("donor", donor[pairs, : plan.end].to(device), plan)]
         else:
             source = [(z if len(z) == 1 else z[pairs])[:, : plan.end].to(device) for z in donor]
+            source[-1] = source[-1][:, plan.reads[0] :]
         put = partial(results.put, pairs=pairs.to(device))
         runs = own.walker.unpatched("recipient", tokens, plan)
         own.walker.walk(Chunk(plan, runs, source, read[pairs].to(device), put))

@@ -61,7 +61,7 @@ class Layout:
 class Chunk:
     """Some pairs, and what is done with them.
 
-    donor   for each layer z, (B or 1, E, H, D)
+    donor   for each layer z, (B or 1, E, H, D); in the last from the first position on that is read
     read    (B, R) int64
     """
 
@@ -119,9 +119,11 @@ class Walker:
         x = self._weights.tokens[ids] + self._weights.positions[: ids.shape[1]]
         runs: list[LayerRun] = []
         for layer, block in enumerate(self._weights.blocks):
-            absorbed = layer == self._last and absorbs(plan, x.shape[-1], block.n_heads)
-            runs.append(self._attention.unpatched(name, layer, x, absorbed))
-            if layer < self._last:
+            if layer == self._last:
+                absorbed = absorbs(plan, x.shape[-1], block.n_heads)
+                runs.append(self._attention.unpatched(name, layer, x, plan.reads[0], absorbed))
+            else:
+                runs.append(self._attention.unpatched(name, layer, x, 0, absorbed=False))
                 state = self._state(layer, x[None], runs[-1].z[None])  # one node, one branch, no terms
                 nothing = torch.zeros(1, *x.shape[:2], 0, dtype=torch.bool)
                 after = self._mlp(layer, state, state.new_empty(0, *state.shape), nothing)[0, 0]
@@ -149,10 +151,10 @@ class Walker:
         layer, window = nodes[0].layer, layout.window
         run = chunk.recipient[layer]
         if x is None:
-            x, z = run.x[None, :, slice(*window)], run.z[None, :, slice(*window)]
+            x, z = run.x[None, :, slice(*window)], run.z[None, :, run.queried(window)]
         else:
             x, z = self._attention.patched(layer, x, nodes[0].changed, run, window)  # (N, B, W, d), (N, B, W, H, D)
-        donor = chunk.donor[layer][None, :, slice(*window)]  # (1, B or 1, W, H, D)
+        donor = chunk.donor[layer][None, :, run.queried(window)]  # (1, B or 1, W, H, D)
         if layer == self._last:  # from here on W is R: the positions that each pair reads
             x, z, donor = (_gather(tensor, chunk.read - window[0]) for tensor in (x, z, donor))
         state = self._state(layer, x, z)  # (N, B, W, d + m), as if nothing were patched in this layer

@@ -54,10 +54,9 @@ def count_work(plan: Plan, config: ModelConfig, n_reads: int) -> Work:
 
 def unpatched_flops(plan: Plan, config: ModelConfig) -> int:
     """Of the run of one recipient or donor, up to the last layer's attention."""
-    d, end = config.d_model, plan.end
-    usual, last = (
-        _attention(config, absorbed, end, end, range(end)) for absorbed in (False, absorbs(plan, d, config.n_heads))
-    )
+    d, end, start = config.d_model, plan.end, plan.reads[0]
+    usual = _attention(config, False, end, end, range(end))
+    last = _attention(config, absorbs(plan, d, config.n_heads), end, end - start, range(start, end))
     rest = end * (d * d + 2 * d * config.d_mlp)
     return 2 * ((config.n_layers - 1) * (usual + rest) + last)
 

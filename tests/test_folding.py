@@ -24,7 +24,8 @@ def test_the_folded_model_gives_the_same_head_outputs(model, reads):
     runs = Walker(fold(model), "eager", rows=100).unpatched("recipient", ids, plan)
     assert [run.absorbed for run in runs] == [False, reads == (5,)]
     for block, run in zip(model.blocks, runs, strict=True):
-        torch.testing.assert_close(run.z, block.attn.last_head_output)
+        torch.testing.assert_close(run.z, block.attn.last_head_output[:, run.start :])
+    assert [run.start for run in runs] == [0, reads[0]]
 
 
 def test_nothing_writes_a_mean_to_the_residual_stream(model):

@@ -89,5 +89,5 @@ def test_an_unpatched_run_ends_with_the_last_layers_attention():
     usual = 3 * 3 * 64 + 2 * 8 * (1 + 2 + 3)
     rest = 3 * (64 + 2 * 40)
     assert unpatched_flops(plan([()], reads=(0, 2)), CONFIG) == 2 * (3 * usual + 2 * rest)
-    absorbed = 3 * 3 * 64 + 2 * (2 * 8) * (1 + 2 + 3)
+    absorbed = 3 * 64 + 2 * (2 * 8) * 3  # one query: it, and to the residual stream; scores and means; to values
     assert unpatched_flops(plan([()], reads=(2,)), CONFIG) == 2 * (2 * usual + absorbed + 2 * rest)
