@@ -1,7 +1,7 @@
 """The exhibits of the report: each a picture, a sentence that says how to read it, and a table.
 
 What the sentences conclude is computed from the results. Here: the model, ablation, selection and repair, and the
-experiment on planted heads; counterfactual patching is in pilot.patching_exhibits.
+experiment on planted heads and other training seeds; counterfactual patching is in pilot.patching_exhibits.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Exhibit:
 
 
 def model_exhibits(results: Results) -> list[Exhibit]:
-    """accuracy, training, ablation_<method>, selection, repair_by_head, repair, planted."""
+    """accuracy, training, ablation_<method>, selection, repair_by_head, repair, planted, seeds."""
     return [
         _accuracy(results["train"]),
         _training(results),
@@ -46,6 +46,7 @@ def model_exhibits(results: Results) -> list[Exhibit]:
         _repair_by_head(results["patching"]["repair"]),
         _repair(results),
         _planted(results["planted"]),
+        _seeds(results["seeds"]),
     ]
 
 
@@ -217,3 +218,29 @@ def _planted(planted: Mapping) -> Exhibit:
     )
     header = ["circuit", "method", "AUROC, mean", "AUROC, least", "planted heads", "others at most"]
     return Exhibit("planted", title, reading, values=Table(header, rows))
+
+
+def _seeds(seeds: Mapping[str, Mapping[str, float]]) -> Exhibit:
+    title = "Other training seeds"
+    if not seeds:
+        return Exhibit(
+            "seeds", title, "metrics/seeds.json is missing: python -m stages.seeds --help says how to make it."
+        )
+
+    def span(name: str) -> str:
+        values = [values[name] for values in seeds.values()]
+        return f"{min(values):.2f} to {max(values):.2f}"
+
+    found = {
+        word: sum(values[f"heads.{word}"] > 0 for values in seeds.values()) for word in ("sufficient", "necessary")
+    }
+    reading = (
+        f"The whole pipeline with {len(seeds)} seeds of the first weights and the order of batches. Where parentheses "
+        f"moved, the selected heads recover {span('top_k_recovery.regroup.denoising')} by denoising, the best four "
+        f"heads {span('recovery_of_4.best')}, the first four by ablation {span('recovery_of_4.ablation')}; the largest "
+        f"Shapley value is {span('largest_shapley.denoising')}. A single head is sufficient in {found['sufficient']} "
+        f"of them, necessary in {found['necessary']}."
+    )
+    names = next(iter(seeds.values()))
+    rows = [[name.replace(".", ", ").replace("_", " "), *(f"{seeds[s][name]:.3f}" for s in seeds)] for name in names]
+    return Exhibit("seeds", title, reading, values=Table(["", *seeds], rows))

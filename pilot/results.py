@@ -29,6 +29,7 @@ def read_results(folder: Path) -> Results:
     for name, stage in OPTIONAL.items():
         path = folder / f"{name}.json"
         results[name] = read_json(path, made_by=stage) if path.exists() else {}
+    results["seeds"] = _seeds(folder / "seeds.json")
     if "regroup" not in results["counterfactual"].get("effects", {"regroup": {}}):
         results["counterfactual"] = {}  # a checkpoint too early to answer a pair right has nothing to show
     for name in TABLES:
@@ -37,6 +38,14 @@ def read_results(folder: Path) -> Results:
     if not results["training"]:
         raise PilotError(f"{folder / 'training.csv'}: missing or empty; the stage that makes it: dvc repro -f train")
     return results
+
+
+def _seeds(path: Path) -> dict:
+    """What `python -m stages.seeds` compared, which is no stage; empty where it has not run."""
+    try:
+        return read_json(path, made_by="seeds") if path.exists() else {}
+    except PilotError:
+        raise PilotError(f"{path}: damaged; restore it, or make it again: python -m stages.seeds --help") from None
 
 
 def selected_heads(results: Results) -> list[str]:

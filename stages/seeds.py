@@ -1,14 +1,15 @@
 """Do the findings hold for other training seeds? Sets the results of several DVC revisions side by side.
 
 Heads of differently seeded models have nothing in common but their layer, so what is compared is the recovery of the
-selected heads together, the Shapley values summed layer by layer and the largest of them, and how many heads are
-sufficient or necessary.
+selected heads together, that of the best four, of ablation's first four and of four on average, the Shapley values
+summed layer by layer and the largest of them, and how many heads are sufficient or necessary.
 """
 
 from __future__ import annotations
 
+import csv
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tabulate import tabulate
@@ -18,7 +19,9 @@ from pilot.errors import PilotError
 from pilot.files import write_json
 from pilot.interventions import parse_heads
 
-FILES = ("metrics/train.json", "metrics/counterfactual.json")
+METRICS = ("metrics/train.json", "metrics/counterfactual.json")
+BEST_SETS = "metrics/best_sets.csv"
+SET_SIZE = "4"  # of the sets of heads that are compared
 
 
 @command
@@ -30,14 +33,14 @@ def main(argv: list[str] | None = None) -> None:
     found: dict[str, dict[str, float]] = {}
     shared = None
     for revision in args.revisions:
-        params, train, counterfactual = read_revision(revision)
+        params, *results = read_revision(revision)
         seed = f"seed {params['train'].pop('seed')}"
         shared = shared or params
         if seed in found:
             raise PilotError(f"{revision}: another of these revisions has training {seed} too")
         if params != shared:
             raise PilotError(f"{revision}: its params.yaml differs from {args.revisions[0]}'s in more than train.seed")
-        found[seed] = flatten(summary(revision, train, counterfactual))
+        found[seed] = flatten(summary(revision, *results))
     names = list(dict.fromkeys(name for values in found.values() for name in values))
     print(
         tabulate(
@@ -48,22 +51,23 @@ def main(argv: list[str] | None = None) -> None:
     print(f"Wrote {args.output}")
 
 
-def read_revision(revision: str) -> tuple[dict, dict, dict]:
-    """Its params.yaml, train.json and counterfactual.json. Raises PilotError if it is not there or lacks them."""
+def read_revision(revision: str) -> tuple[dict, dict, dict, list[dict]]:
+    """Its params.yaml, METRICS and the rows of BEST_SETS. Raises PilotError if it is not there or lacks them."""
     import dvc.api  # here, since it takes a second
     from dvc.exceptions import DvcException
     from scmrepo.exceptions import SCMError
 
     try:
         params = dvc.api.params_show("params.yaml", rev=revision)
-        return params, *(dvc.api.metrics_show(name, rev=revision) for name in FILES)
+        metrics = (dvc.api.metrics_show(name, rev=revision) for name in METRICS)
+        return params, *metrics, list(csv.DictReader(dvc.api.read(BEST_SETS, rev=revision).splitlines()))
     except (DvcException, SCMError, OSError) as error:
         raise PilotError(
             f"{revision}: its results cannot be read ({error}); list what there is: dvc exp list"
         ) from None
 
 
-def summary(revision: str, train: Mapping, counterfactual: Mapping) -> dict:
+def summary(revision: str, train: Mapping, counterfactual: Mapping, best_sets: Iterable[Mapping]) -> dict:
     """What is comparable between models, as nested numbers. Raises PilotError for results of another kind."""
     try:
         by_layer = {direction: defaultdict(float) for direction in counterfactual["shapley"]}
@@ -77,6 +81,11 @@ def summary(revision: str, train: Mapping, counterfactual: Mapping) -> dict:
                 edit: {direction: rows["top_k"]["recovery"]["value"] for direction, rows in by_direction.items()}
                 for edit, by_direction in counterfactual["effects"].items()
             },
+            f"recovery_of_{SET_SIZE}": {
+                row["set"]: float(row["value"])
+                for row in best_sets
+                if (row["direction"], row["size"]) == ("denoising", SET_SIZE)
+            },
             "shapley": by_layer,
             "largest_shapley": {
                 direction: max(estimate["value"] for estimate in values.values())
@@ -85,7 +94,7 @@ def summary(revision: str, train: Mapping, counterfactual: Mapping) -> dict:
             "heads": {word: sum(verdict[word] for verdict in verdicts) for word in ("sufficient", "necessary")},
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise PilotError(f"{revision}: {FILES[1]} lacks {error}; run it with patch.exhaustive true") from None
+        raise PilotError(f"{revision}: {METRICS[1]} lacks {error}; run it with patch.exhaustive true") from None
 
 
 def flatten(values: Mapping, prefix: str = "") -> dict[str, float]:

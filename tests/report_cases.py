@@ -29,6 +29,7 @@ def write_metrics(folder: Path, n_layers: int = 2, n_heads: int = 2) -> None:
         "patching": _patching(heads),
         "counterfactual": _counterfactual(recovery, selected),
         "planted": _planted(),
+        "seeds": {f"seed {n}": _seed(n) for n in range(3)},
     }.items():
         write_json(folder / f"{name}.json", content)
     for name, rows in {
@@ -176,6 +177,12 @@ def _planted() -> dict:
         "found": {"single": {"denoising": found, "noising": found}, "and": {"denoising": blind, "noising": found}},
         "false_positives": {"any_head": {"value": 0.05, "low": 0.03, "high": 0.07}, "each_head": estimate(0.05)},
     }
+
+
+def _seed(n: int) -> dict[str, float]:
+    recovery = [f"recovery_of_4.{chosen}" for chosen in ("best", "ablation")]
+    names = ("exact_match.paren", "top_k_recovery.regroup.denoising", *recovery, "largest_shapley.denoising")
+    return {**{name: 0.5 + n / 10 for name in names}, "heads.sufficient": 0, "heads.necessary": n}
 
 
 def worked_examples() -> dict:

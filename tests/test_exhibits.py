@@ -33,7 +33,7 @@ def test_every_exhibit_has_a_reading_and_a_table(results):
     shown = exhibits(results)
     assert list(shown) == [
         "accuracy", "training", "ablation_zero", "ablation_mean", "ablation_resample",
-        "selection", "repair_by_head", "repair", "planted",
+        "selection", "repair_by_head", "repair", "planted", "seeds",
     ]  # fmt: skip
     for exhibit in shown.values():
         assert exhibit.reading.endswith(".")
@@ -53,6 +53,11 @@ def test_readings_are_computed(results):
     assert shown["selection"].table.rows[1][-1] == "selected, below the threshold"
     assert "lowest, 0.500 on average, for denoising in 'and' circuits" in shown["planted"].reading
     assert "5.0% [3.0%, 7.0%] of 400 circuits" in shown["planted"].reading
+    reading = shown["seeds"].reading
+    assert "with 3 seeds" in reading
+    assert "recover 0.50 to 0.70 by denoising" in reading
+    assert "sufficient in 0 of them, necessary in 2." in reading
+    assert shown["seeds"].table.rows[0] == ["exact match, paren", "0.500", "0.600", "0.700"]
 
 
 def test_repair_is_judged_against_its_control(results):
@@ -75,3 +80,6 @@ def test_an_exhibit_without_results_says_what_is_missing(results):
     planted = exhibits({**results, "planted": {}})["planted"]
     assert planted.table is None
     assert "dvc repro planted" in planted.reading
+    seeds = exhibits({**results, "seeds": {}})["seeds"]
+    assert seeds.table is None
+    assert "python -m stages.seeds" in seeds.reading

@@ -110,7 +110,17 @@ def test_repro_makes_everything_once(clone):
 
     shown = json.loads(_dvc(clone, "metrics", "show", "--json"))
     snapshots = ("trajectory/epoch_001", "trajectory/epoch_003")
-    names = ("train", "ablation", "selection", "counterfactual", "patching", "trajectory", *snapshots, "planted")
+    names = (
+        "train",
+        "ablation",
+        "selection",
+        "counterfactual",
+        "patching",
+        "trajectory",
+        *snapshots,
+        "planted",
+        "seeds",
+    )
     assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in names}
 
 

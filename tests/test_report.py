@@ -161,5 +161,5 @@ def test_without_results_the_page_still_works(tmp_path):
     page = make_page(tmp_path / "metrics", lacking=(*names, "trajectory.csv"), examples={})
     elements, console = browse(page, tmp_path)
     assert console == []
-    assert elements.count('<figure id="') == 17
+    assert elements.count('<figure id="') == 18
     assert elements.count('class="drawn"') == 6

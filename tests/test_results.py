@@ -12,10 +12,10 @@ def folder(tmp_path):
 
 
 def test_missing_results_are_empty_where_a_run_may_lack_them(folder):
-    for name in ("counterfactual.json", "planted.json", "trajectory.csv"):
+    for name in ("counterfactual.json", "planted.json", "seeds.json", "trajectory.csv"):
         (folder / name).unlink()
     results = read_results(folder)
-    assert results["counterfactual"] == results["planted"] == {}
+    assert results["counterfactual"] == results["planted"] == results["seeds"] == {}
     assert results["trajectory"] == []
     assert results["training"][0] == {
         "epoch": "1",
@@ -54,3 +54,11 @@ def test_the_table_for_dvc_has_a_line_for_each_head_and_measure(folder):
     assert lines[1].startswith('0,0,"zero ablation, flat",0.04')
     (folder / "counterfactual.json").unlink()
     assert len(head_table(read_results(folder)).splitlines()) == 1 + 4 * 6
+
+
+def test_a_damaged_comparison_of_seeds_names_the_way_out(folder):
+    (folder / "seeds.json").write_text("{")
+    with pytest.raises(
+        PilotError, match=r"seeds\.json: damaged; restore it, or make it again: python -m stages\.seeds"
+    ):
+        read_results(folder)
