@@ -1,4 +1,4 @@
-"""Stage `report`: the pictures, and the one page that tells it all."""
+"""Stage `report`: the pictures, the main numbers, and the one page that tells it all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pilot.cli import Parser, command
 from pilot.errors import PilotError
 from pilot.exhibits import model_exhibits
 from pilot.figures import figure, png
-from pilot.files import read_json, write_bytes, write_text
+from pilot.files import read_json, write_bytes, write_json, write_text
 from pilot.params import load_params
 from pilot.patching_exhibits import patching_exhibits
 from pilot.provenance import data_hashes, versions
 from pilot.report import html_page
 from pilot.results import head_table, read_results
+from pilot.summary import summary
 
 
 @command
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         exhibits = [*model_exhibits(results), *patching_exhibits(results)]
         images = {exhibit.name: png(figure(exhibit.plot)) for exhibit in exhibits if exhibit.plot}
         page = html_page(results, exhibits, images, examples, params, provenance)
-        table = head_table(results)
+        table, numbers = head_table(results), summary(results)
     except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise PilotError(
             f"{args.metrics_dir}: results of another version, or damaged ({error!r}); run: dvc repro -f"
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, image in images.items():
         write_bytes(args.metrics_dir / "figures" / f"{name}.png", image)
     write_text(args.metrics_dir / "heads.csv", table)
+    write_json(args.metrics_dir / "summary.json", numbers)
     write_text(args.output, page)
     print(f"Wrote {args.output} and {len(images)} pictures in {args.metrics_dir / 'figures'}")
 

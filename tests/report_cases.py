@@ -60,7 +60,8 @@ def _ablation(recovery: dict[str, float]) -> dict:
         name: {"flat": estimate(value / 2), "paren": estimate(value), "paren_minus_flat": estimate(value / 2)}
         for name, value in recovery.items()
     }
-    return {"fused": 1, "impact": {method: impact for method in ("zero", "mean", "resample")}}
+    baseline = {"flat": 0.97, "paren": 0.9}
+    return {"fused": 1, "baseline": baseline, "impact": {method: impact for method in ("zero", "mean", "resample")}}
 
 
 def _selection(recovery: dict[str, float], selected: list[str]) -> dict:

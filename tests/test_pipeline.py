@@ -109,19 +109,7 @@ def test_repro_makes_everything_once(clone):
     assert "Running stage" not in _dvc(clone, "repro")
 
     shown = json.loads(_dvc(clone, "metrics", "show", "--json"))
-    snapshots = ("trajectory/epoch_001", "trajectory/epoch_003")
-    names = (
-        "train",
-        "ablation",
-        "selection",
-        "counterfactual",
-        "patching",
-        "trajectory",
-        *snapshots,
-        "planted",
-        "seeds",
-    )
-    assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in names}
+    assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in ("train", "summary", "seeds")}
 
 
 def test_dvc_draws_the_heads_by_the_committed_template(clone):
@@ -228,16 +216,17 @@ def test_the_readmes_commands_compare_checkpoints_without_training(clone):
             assert "Stage 'train' didn't change, skipping" in output[command]
             assert "Running stage 'counterfactual'" in output[command]
     assert _run(clone, "git", "status", "--short") == ""
-    for metric in ("baseline.paren", "impact.mean.L0H0.paren.value"):
+    for metric in ("accuracy.paren", "impact.L0H0"):
         assert metric in output["dvc metrics diff epoch-005 epoch-020"]
+    (detailed,) = (shown for command, shown in output.items() if "--targets" in command)
+    assert "effects.regroup.denoising.L2H2.recovery.low" in detailed
 
     diff = json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "epoch-003"))
-    ablation, counterfactual = diff["metrics/ablation.json"], diff["metrics/counterfactual.json"]
-    assert ablation["baseline.paren"]["diff"] > 0, "it has learned between the epochs"
+    numbers = diff["metrics/summary.json"]
+    assert numbers["accuracy.paren"]["diff"] > 0, "it has learned between the epochs"
     for direction in ("denoising", "noising"):
-        for patched in ("L2H2", "top_k"):
-            assert counterfactual[f"effects.regroup.{direction}.{patched}.recovery.value"]["new"] is not None
-        assert counterfactual[f"shapley.{direction}.L2H2.value"]["new"] is not None
+        for name in (f"recovery.{direction}.L2H2", f"sets.regroup.{direction}.recovery", f"shapley.{direction}.L2H2"):
+            assert numbers[name]["new"] is not None
     _run(clone, "git", "tag", "tagged")
     assert json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "tagged")).keys() >= diff.keys()
 
