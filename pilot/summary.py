@@ -19,6 +19,7 @@ def summary(results: Results) -> dict:
     accuracy      exact match on unseen expressions, by kind
     impact        exact match on parenthesised expressions that ablating each head costs, by the selecting method
     selected      1 for the heads that were selected, 0 for others
+    pairs         answered right on both sides, of each edit: what the rest is measured on
     sets          of the selected heads by edit and direction: recovery, the wrong donor's, and how often answers flip
     recovery      of each head by direction, on pairs whose parentheses moved; best_sets, shapley and verdict likewise
     best_sets     recovery of SET_SIZE heads by direction: the best, ablation's first, the average set
@@ -65,4 +66,5 @@ def _of_pairs(counterfactual: Mapping, names: list[str]) -> dict:
     verdicts = counterfactual["verdict"].values()
     words = ("sufficient", "necessary", "redundant")
     verdict = {word: sum(verdict.get(word, 0) for verdict in verdicts) for word in words}
-    return {"sets": sets, "recovery": recovery, "shapley": shapley, "verdict": verdict}
+    pairs = {edit: by_split["confirm"]["usable"] for edit, by_split in counterfactual["pairs"].items()}
+    return {"pairs": pairs, "sets": sets, "recovery": recovery, "shapley": shapley, "verdict": verdict}

@@ -23,6 +23,7 @@ def test_the_main_numbers_of_every_file(folder):
     assert found["impact"] == RECOVERY
     assert found["selected"] == {"L0H0": 0, "L0H1": 1, "L1H0": 0, "L1H1": 1}
     assert found["recovery"] == found["shapley"] == {"denoising": RECOVERY, "noising": RECOVERY}
+    assert found["pairs"] == {"regroup": 430, "operator": 430, "operand": 430}
     assert list(found["sets"]) == ["regroup", "operator", "operand"]
     top = results["counterfactual"]["effects"]["operand"]["noising"]["top_k"]
     assert found["sets"]["operand"]["noising"] == {
