@@ -23,7 +23,7 @@ from pilot.work import count_work, unpatched_flops
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
 
-PAIRS, EXHAUSTIVE_PAIRS, SEQ = 512, 128, 16
+PAIRS, EXHAUSTIVE_PAIRS, SEQ = 512, 256, 16
 CONFIG = ModelConfig()
 SINGLE = single_heads(CONFIG)
 FAMILIES = {
@@ -103,7 +103,7 @@ def test_sweep(benchmark, model, family, reads, impl, request):
     benchmark.group = f"{pairs} pairs x {family}, {reads}"
     arguments = (model, *pairs_of(pairs), interventions)
     options = {"read": last_positions(pairs, n_reads), "impl": impl, "measure": measure}
-    benchmark.pedantic(sweep, arguments, options, rounds=2 if exhaustive else 5, warmup_rounds=0 if exhaustive else 1)
+    benchmark.pedantic(sweep, arguments, options, rounds=1 if exhaustive else 5, warmup_rounds=0 if exhaustive else 1)
 
     seconds = benchmark.stats.stats.min
     plan = Planner(interventions, CONFIG).plan(1, tuple(range(SEQ - n_reads, SEQ)))
