@@ -155,11 +155,13 @@ def run_with_kills(
 
 
 def _wait_for_saves(process: subprocess.Popen, state: Path, saves: int) -> None:
+    """Wait for so many saves or the process's end. Raises AssertionError if it never saves: nothing would be tested."""
     seen: set[int] = set()
     while len(seen) <= saves and process.poll() is None:
         with contextlib.suppress(FileNotFoundError):
             seen.add(state.stat().st_mtime_ns)
         time.sleep(0.002)
+    assert seen, f"{state} was never there"
 
 
 def _kill_all(process: subprocess.Popen) -> None:
@@ -193,7 +195,9 @@ if __name__ == "__main__":
     kills = int(sys.argv[1])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        params = write_params(folder / "params.yaml", train={"examples_per_epoch": 1000}, patch={"min_logit_gap": 0.1})
+        params = write_params(
+            folder / "params.yaml", train={"examples_per_epoch": 1000}, patch={"min_logit_gap": 0.001}
+        )
         assert generate.main(["--config", str(params), "--output-dir", str(folder / "data")]) == 0
         program = training(folder)
         expected = _uninterrupted(program)
