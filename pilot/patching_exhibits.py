@@ -31,7 +31,7 @@ def patching_exhibits(results: Results) -> list[Exhibit]:
     patching = results["counterfactual"]
     return [
         _recovery(patching),
-        _sets(results, patching),
+        _sets(results),
         _verdict(patching),
         _head_positions(results["head_positions"]),
         _shapley(patching),
@@ -64,8 +64,8 @@ def _recovery(patching: Mapping) -> Exhibit:
     return Exhibit("recovery", title, reading, Plot("heatmap", panels, "layer", "head", "recovery"))
 
 
-def _sets(results: Results, patching: Mapping) -> Exhibit:
-    title = "Recovery by sets of heads"
+def _sets(results: Results) -> Exhibit:
+    title, patching = "Recovery by sets of heads", results["counterfactual"]
     if not patching:
         return Exhibit("sets", title, NO_PATCHING)
     effects = patching["effects"]["regroup"]

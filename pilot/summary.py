@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pilot.edits import MAIN_EDIT
-from pilot.results import Results
+from pilot.results import Results, Rows
 
 SET_SIZE = "4"  # heads of the best set, of ablation's first ones and of sets on average that are compared
 
@@ -36,10 +36,18 @@ def summary(results: Results) -> dict:
     }
     if counterfactual := results["counterfactual"]:
         found |= _of_pairs(counterfactual, names)
-    for row in results["best_sets"]:
-        if row["size"] == SET_SIZE:
-            found.setdefault("best_sets", {}).setdefault(row["direction"], {})[row["set"]] = float(row["value"])
+    if sets := recovery_of_sets(results["best_sets"]):
+        found["best_sets"] = sets
     return found
+
+
+def recovery_of_sets(rows: Rows) -> dict[str, dict[str, float]]:
+    """By direction and set, of the rows of best_sets.csv those with SET_SIZE heads."""
+    recovery: dict[str, dict[str, float]] = {}
+    for row in rows:
+        if row["size"] == SET_SIZE:
+            recovery.setdefault(row["direction"], {})[row["set"]] = float(row["value"])
+    return recovery
 
 
 def _of_pairs(counterfactual: Mapping, names: list[str]) -> dict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tabulate import tabulate
@@ -18,10 +18,11 @@ from pilot.cli import Parser, command
 from pilot.errors import PilotError
 from pilot.files import write_json
 from pilot.interventions import parse_heads
+from pilot.results import Rows
+from pilot.summary import SET_SIZE, recovery_of_sets
 
 METRICS = ("metrics/train.json", "metrics/counterfactual.json")
 BEST_SETS = "metrics/best_sets.csv"
-SET_SIZE = "4"  # of the sets of heads that are compared
 
 
 @command
@@ -67,7 +68,7 @@ def read_revision(revision: str) -> tuple[dict, dict, dict, list[dict]]:
         ) from None
 
 
-def summary(revision: str, train: Mapping, counterfactual: Mapping, best_sets: Iterable[Mapping]) -> dict:
+def summary(revision: str, train: Mapping, counterfactual: Mapping, best_sets: Rows) -> dict:
     """What is comparable between models, as nested numbers. Raises PilotError for results of another kind."""
     try:
         by_layer = {direction: defaultdict(float) for direction in counterfactual["shapley"]}
@@ -81,11 +82,7 @@ def summary(revision: str, train: Mapping, counterfactual: Mapping, best_sets: I
                 edit: {direction: rows["top_k"]["recovery"]["value"] for direction, rows in by_direction.items()}
                 for edit, by_direction in counterfactual["effects"].items()
             },
-            f"recovery_of_{SET_SIZE}": {
-                row["set"]: float(row["value"])
-                for row in best_sets
-                if (row["direction"], row["size"]) == ("denoising", SET_SIZE)
-            },
+            f"recovery_of_{SET_SIZE}": recovery_of_sets(best_sets).get("denoising", {}),
             "shapley": by_layer,
             "largest_shapley": {
                 direction: max(estimate["value"] for estimate in values.values())
