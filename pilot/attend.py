@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pilot.attention import patched_attention
-from pilot.folding import FoldedBlock, FoldedModel, inverse_rms
+from pilot.folding import FoldedBlock, FoldedModel, normalised
 from pilot.operator_checks import MAX_HEAD_DIM
 from pilot.plan import Plan, Span
 from pilot.workspace import Workspace
@@ -89,7 +89,7 @@ class Attention:
         return self._splice("all x", x, changed, run.x[:, slice(*window)], window), z
 
     def _normed(self, name: str, block: FoldedBlock, x: Tensor) -> Tensor:
-        return torch.mul(x, inverse_rms(x, block.eps_attn), out=self._space.buffer(name, x.shape))
+        return normalised(x, block.eps_attn, out=self._space.buffer(name, x.shape))
 
     def _keys_values(self, name: str, block: FoldedBlock, normed: Tensor, absorbed: bool) -> Tensor:
         if absorbed:

@@ -105,7 +105,7 @@ def sweep_trie(
             source[-1] = source[-1][:, plan.reads[0] :]
         put = partial(results.put, pairs=pairs.to(device))
         runs = own.walker.unpatched("recipient", tokens, plan)
-        own.walker.walk(Chunk(plan, runs, source, read[pairs].to(device), put))
+        own.walker.walk(Chunk(plan, runs, source, read[pairs], put))
         results.repeat(plan.duplicates, pairs.to(device))
 
     threads = torch.get_num_threads() if device.type == "cpu" else 1

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from pilot.attend import Attention, LayerRun, absorbs
 from pilot.branching import branched_hidden, membership
-from pilot.folding import FoldedModel, inverse_rms
+from pilot.folding import FoldedModel, normalised
 from pilot.plan import Node, Plan, Span
 from pilot.workspace import Workspace
 
@@ -46,11 +46,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Layout:
-    """What nodes of one shape have in common: where they are computed, and which heads some branch patches."""
+    """What nodes of one shape have in common.
+
+    window   the positions behind attention where they are computed
+    heads    those that some branch patches
+    read     (B, R), at the last layer: where in the window each pair is read; None: the window is what is read
+    """
 
     window: Span
     heads: list[int]
     groups: list[Group]
+    read: Tensor | None
 
     @property
     def fan_out(self) -> int:
@@ -62,7 +68,7 @@ class Chunk:
     """Some pairs, and what is done with them.
 
     donor   for each layer z, (B or 1, E, H, D); in the last from the first position on that is read
-    read    (B, R) int64
+    read    (B, R) int64, on the CPU
     """
 
     plan: Plan
@@ -82,10 +88,11 @@ class Chunk:
         window = self.plan.window(node)
         if window is None:
             return None
-        position = torch.arange(*window).expand(len(self.read), -1)  # (B, W)
+        inside = torch.arange(*window).expand(len(self.read), -1)  # (B, W)
+        position = inside if node.interventions is None else self.read
+        read = None if position.equal(inside) else (position - window[0]).to(self.recipient[-1].x.device)
         by_span: dict[Span, list[int]] = defaultdict(list)
         if node.interventions is not None:
-            position = self.read.cpu()
             by_span[0, position.shape[1]] += range(len(node.branches))
         for i, branch in enumerate(node.branches):
             if branch.changed is not None:
@@ -95,7 +102,7 @@ class Chunk:
         for span, branches in by_span.items():
             patches = [node.branches[i].patches for i in branches]
             groups.append(Group(slice(*span), branches, membership(patches, heads, position[:, slice(*span)])))
-        return Layout(window, heads, groups)
+        return Layout(window, heads, groups, read)
 
 
 class Walker:
@@ -155,8 +162,8 @@ class Walker:
         else:
             x, z = self._attention.patched(layer, x, nodes[0].changed, run, window)  # (N, B, W, d), (N, B, W, H, D)
         donor = chunk.donor[layer][None, :, run.queried(window)]  # (1, B or 1, W, H, D)
-        if layer == self._last:  # from here on W is R: the positions that each pair reads
-            x, z, donor = (_gather(tensor, chunk.read - window[0]) for tensor in (x, z, donor))
+        if layout.read is not None:  # from here on W is R
+            x, z, donor = (_gather(tensor, layout.read) for tensor in (x, z, donor))
         state = self._state(layer, x, z)  # (N, B, W, d + m), as if nothing were patched in this layer
         terms = self._terms(layer, layout.heads, donor, z)  # (K, N, B, W, d + m)
         for group in layout.groups:
@@ -172,7 +179,7 @@ class Walker:
 
     def _emit(self, chunk: Chunk, interventions: np.ndarray, x: Tensor) -> None:
         """The logits of interventions (n,), from what comes out of the last layer, x (n, B, R, d)."""
-        normed = torch.mul(x, inverse_rms(x, self._weights.eps), out=self._space.buffer("normed", x.shape))
+        normed = normalised(x, self._weights.eps, out=self._space.buffer("normed", x.shape))
         logits = self._space.matmul("logits", normed, self._weights.unembed, self._weights.unembed_bias)
         chunk.emit(interventions, logits)
 
@@ -233,8 +240,6 @@ class Walker:
 
 def _gather(x: Tensor, positions: Tensor) -> Tensor:
     """x (N, B or 1, W, ...) at each pair's own positions (B, R): (N, B, R, ...)."""
-    if positions.shape[1] == x.shape[2] and bool((positions == torch.arange(x.shape[2], device=x.device)).all()):
-        return x
     pair = torch.arange(len(positions), device=x.device)[:, None]
     return x.expand(-1, len(positions), *x.shape[2:])[:, pair, positions]
 

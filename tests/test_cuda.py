@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from cuda_cases import CASES, DTYPES, Case, arguments, check
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU here: the kernels' logic runs in test_cuda_emulation.py", allow_module_level=True)
+
+from torch.utils.cpp_extension import CUDA_HOME
 
 from pilot import extension
 
@@ -123,3 +128,31 @@ def test_an_index_out_of_range_stops_the_device(operator, request, name, value):
     assert done.returncode != 0
     assert f"an entry of {name} is out of range" in done.stdout + done.stderr
     assert "device-side assert" in done.stderr
+
+
+UNDER_A_CHECKER = """
+import sys
+sys.path.insert(0, {tests!r})
+from cuda_cases import *
+from pilot import extension
+extension.load()
+for case in CASES:
+    for dtype in DTYPES:
+        a = arguments(case, dtype, "cuda")
+        check(torch.ops.pilot.patched_attention(**a), a)
+"""
+
+
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
+def test_compute_sanitizer_finds_nothing(operator, request, tool):
+    sanitizer = shutil.which("compute-sanitizer") or str(Path(CUDA_HOME or "/usr/local/cuda") / "bin/compute-sanitizer")
+    if not Path(sanitizer).exists():
+        pytest.skip("compute-sanitizer, of the CUDA toolkit, is not installed")
+    options = ["--tool", tool, "--error-exitcode", "9", "--kernel-name", "kernel_substring=pilot"]
+    program = [sys.executable, "-c", UNDER_A_CHECKER.format(tests=str(request.path.parent))]
+    # Without PyTorch's cache of memory each tensor ends where its allocation ends, and overruns are seen.
+    env = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    done = subprocess.run([sanitizer, *options, *program], capture_output=True, text=True, env=env)
+    if "Device not supported" in done.stdout + done.stderr:
+        pytest.skip("compute-sanitizer does not support this machine's GPU or its virtualisation")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

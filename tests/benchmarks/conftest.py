@@ -59,23 +59,23 @@ def _any(group: dict) -> dict:
 
 
 def _print_sweeps(terminalreporter, groups: dict):
-    if not groups:
-        return
     write = terminalreporter.write_line
-    terminalreporter.section("sweep: seconds, and patched forwards as a multiple of the reference's")
-    write(f"{'':>44}  {'fused':>9} {'eager':>9}  fused/reference  GFLOP/s  of GEMM rate")
-    for name, group in groups.items():
-        cells = [f"{group[impl].stats.min:8.2f}s" if impl in group else "" for impl in ("fused", "eager")]
-        info = group["fused"].extra_info if "fused" in group else _any(group)
-        seconds = info["flops"] / (info["fraction_of_gemm_rate"] * info["gemm_rate"])
+    for device in dict.fromkeys(_any(group)["device"] for group in groups.values()):
+        terminalreporter.section("sweep: seconds, and patched forwards as a multiple of the reference's")
+        write(f"{'':>48}  {'fused':>9} {'eager':>9}  fused/reference  GFLOP/s  of GEMM rate")
+        for name, group in groups.items():
+            if _any(group)["device"] != device:
+                continue
+            cells = [f"{group[impl].stats.min:8.2f}s" if impl in group else "" for impl in ("fused", "eager")]
+            info = group["fused"].extra_info if "fused" in group else _any(group)
+            write(
+                f"{name:>48}  {cells[0]:>9} {cells[1]:>9}  {info['speedup']:14.1f}x  "
+                f"{info['fraction_of_gemm_rate'] * info['gemm_rate'] / 1e9:7.0f}  {info['fraction_of_gemm_rate']:11.0%}"
+            )
         write(
-            f"{name:>44}  {cells[0]:>9} {cells[1]:>9}  {info['speedup']:14.1f}x  "
-            f"{info['flops'] / seconds / 1e9:7.0f}  {info['fraction_of_gemm_rate']:11.0%}"
+            f"{device}. Reference: {info['reference_rate']:.0f} patched forwards/s; products of the engine's own "
+            f"shape: {info['gemm_rate'] / 1e9:.0f} GFLOP/s."
         )
-    write(
-        f"{info['threads']} threads. Reference: {info['reference_rate']:.0f} patched forwards/s; products of the "
-        f"engine's own shape: {info['gemm_rate'] / 1e9:.0f} GFLOP/s."
-    )
 
 
 def _print_branched(terminalreporter, groups: dict):

@@ -1,5 +1,7 @@
 """The sweep engine beside whole forwards, on the model's default sizes: pairs of 16 tokens, one position read or four.
 
+On the CPU, and on a GPU where there is one.
+
 Results are compared before anything is timed, and no time fails a test. The reference runs at the best of three batch
 sizes, on a sample. FLOPs are what the plan counts (pilot.work), beside the rate that the same run measured for the
 engine's own largest matrix product.
@@ -32,16 +34,21 @@ FAMILIES = {
     "65,536 subsets": head_subsets(tuple(patch for (patch,) in SINGLE)),
 }
 READS = {"one position": 1, "whole answer": 4}
+DEVICES = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
-@pytest.fixture(scope="module")
-def model() -> PilotTransformer:
+@pytest.fixture(scope="module", params=DEVICES)
+def model(request) -> PilotTransformer:
     torch.manual_seed(0)
     model = PilotTransformer(CONFIG).eval()
     for parameter in model.parameters():
         if parameter.dim() == 2:
             torch.nn.init.normal_(parameter, std=0.1)  # larger than at the start of training: patches should matter
-    return model
+    return model.to(request.param)
+
+
+def device_of(model: PilotTransformer) -> torch.device:
+    return model.unembed.weight.device
 
 
 def pairs_of(number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,9 +82,15 @@ def forward_rate(model) -> float:
 def own_gemm_rate(model, best_time) -> float:
     """Float32 operations a second of the second half of the MLP, on as many rows as the engine computes at a time."""
     rows = row_budget(model)
-    hidden, matrix = torch.randn(rows, CONFIG.d_mlp), torch.randn(CONFIG.d_mlp, CONFIG.d_model)
-    out = torch.zeros(rows, CONFIG.d_model)
-    return 2 * rows * CONFIG.d_mlp * CONFIG.d_model / best_time(lambda: out.addmm_(hidden, matrix, beta=0), 0.5)
+    shapes = [(rows, CONFIG.d_mlp), (CONFIG.d_mlp, CONFIG.d_model), (rows, CONFIG.d_model)]
+    hidden, matrix, out = (torch.randn(shape, device=device_of(model)) for shape in shapes)
+
+    def product():
+        out.addmm_(hidden, matrix, beta=0)
+        if out.is_cuda:
+            torch.cuda.synchronize()
+
+    return 2 * rows * CONFIG.d_mlp * CONFIG.d_model / best_time(product, 0.5)
 
 
 @pytest.mark.parametrize("impl", ["fused", "eager"])
@@ -100,7 +113,8 @@ def test_sweep(benchmark, model, family, reads, impl, request):
         return
     exhaustive = len(interventions) > 1000
     pairs = EXHAUSTIVE_PAIRS if exhaustive else PAIRS
-    benchmark.group = f"{pairs} pairs x {family}, {reads}"
+    on_gpu = ", GPU" if device_of(model).type == "cuda" else ""
+    benchmark.group = f"{pairs} pairs x {family}, {reads}{on_gpu}"
     arguments = (model, *pairs_of(pairs), interventions)
     options = {"read": last_positions(pairs, n_reads), "impl": impl, "measure": measure}
     benchmark.pedantic(sweep, arguments, options, rounds=1 if exhaustive else 5, warmup_rounds=0 if exhaustive else 1)
@@ -112,7 +126,7 @@ def test_sweep(benchmark, model, family, reads, impl, request):
     gemm_rate = request.getfixturevalue("own_gemm_rate")
     benchmark.extra_info.update(
         impl=impl,
-        threads=torch.get_num_threads(),
+        device=torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} threads",
         forwards=len(interventions) * pairs,
         speedup=len(interventions) * pairs / rate / seconds,
         reference_rate=rate,
