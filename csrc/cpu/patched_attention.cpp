@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "../checks.h"
+#include "../binding.h"
 #include "kernel.h"
 
 namespace pilot {
@@ -45,40 +45,25 @@ void run(const PatchedAttention<T>& op) {
   });
 }
 
-void attend_into(const Arguments& given, std::optional<double> scale, const at::Tensor& z) {
-  if (z.numel() == 0) return;
-  const Arguments a = with_contiguous_indexes(given);
-  check_indexes(a);
-  if (z.scalar_type() == at::kFloat) {
-    run(describe<float>(a, scale, z));
-  } else {
-    run(describe<double>(a, scale, z));
+struct Cpu {
+  static constexpr std::initializer_list<at::ScalarType> kDtypes = {at::kFloat, at::kDouble};
+
+  static void attend_into(const Arguments& given, std::optional<double> scale, const at::Tensor& z) {
+    if (z.numel() == 0) return;
+    const Arguments a = with_contiguous_indexes(given);
+    check_indexes(a);
+    if (z.scalar_type() == at::kFloat) {
+      run(describe<float>(a, scale, z));
+    } else {
+      run(describe<double>(a, scale, z));
+    }
   }
-}
-
-at::Tensor patched_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& source,
-                             const at::Tensor& parent, const at::Tensor& source_row, const at::Tensor& replace,
-                             std::optional<double> scale) {
-  const Arguments a{q, k, v, source, parent, source_row, replace};
-  check_arguments(a, scale, {at::kFloat, at::kDouble});
-  at::Tensor z = empty_z(a);
-  attend_into(a, scale, z);
-  return z;
-}
-
-void patched_attention_out(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& source,
-                           const at::Tensor& parent, const at::Tensor& source_row, const at::Tensor& replace,
-                           std::optional<double> scale, at::Tensor out) {
-  const Arguments a{q, k, v, source, parent, source_row, replace};
-  check_arguments(a, scale, {at::kFloat, at::kDouble});
-  check_out(a, out);
-  attend_into(a, scale, out);
-}
+};
 
 }  // namespace
 }  // namespace pilot
 
 TORCH_LIBRARY_IMPL(pilot, CPU, m) {
-  m.impl("patched_attention", &pilot::patched_attention);
-  m.impl("patched_attention_out", &pilot::patched_attention_out);
+  m.impl("patched_attention", &pilot::Binding<pilot::Cpu>::patched_attention);
+  m.impl("patched_attention_out", &pilot::Binding<pilot::Cpu>::patched_attention_out);
 }

@@ -10,13 +10,11 @@
 
 #include <limits>
 
-#include "../checks.h"
+#include "../binding.h"
 #include "patched_attention_cuda.h"
 
 namespace pilot {
 namespace {
-
-constexpr auto kDtypes = {at::kFloat, at::kHalf, at::kBFloat16};
 
 // The indexes are on the device and are checked there, while the stream runs: an assertion fails, as in PyTorch's own indexing.
 template <typename T>
@@ -30,43 +28,27 @@ void run(const Arguments& a, std::optional<double> scale, const at::Tensor& z) {
   C10_CUDA_CHECK(cuda::launch_patched_attention(op, workspace.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream().stream()));
 }
 
-void attend_into(const Arguments& given, std::optional<double> scale, const at::Tensor& z) {
-  if (z.numel() == 0) return;
-  const c10::cuda::CUDAGuard guard(z.device());
-  const Arguments a = with_contiguous_indexes(given);
-  if (z.scalar_type() == at::kFloat) {
-    run<float>(a, scale, z);
-  } else if (z.scalar_type() == at::kHalf) {
-    run<__half>(a, scale, z);
-  } else {
-    run<__nv_bfloat16>(a, scale, z);
+struct Cuda {
+  static constexpr std::initializer_list<at::ScalarType> kDtypes = {at::kFloat, at::kHalf, at::kBFloat16};
+
+  static void attend_into(const Arguments& given, std::optional<double> scale, const at::Tensor& z) {
+    if (z.numel() == 0) return;
+    const c10::cuda::CUDAGuard guard(z.device());
+    const Arguments a = with_contiguous_indexes(given);
+    if (z.scalar_type() == at::kFloat) {
+      run<float>(a, scale, z);
+    } else if (z.scalar_type() == at::kHalf) {
+      run<__half>(a, scale, z);
+    } else {
+      run<__nv_bfloat16>(a, scale, z);
+    }
   }
-}
-
-at::Tensor patched_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& source,
-                             const at::Tensor& parent, const at::Tensor& source_row, const at::Tensor& replace,
-                             std::optional<double> scale) {
-  const Arguments a{q, k, v, source, parent, source_row, replace};
-  check_arguments(a, scale, kDtypes);
-  const c10::cuda::CUDAGuard guard(q.device());
-  at::Tensor z = empty_z(a);
-  attend_into(a, scale, z);
-  return z;
-}
-
-void patched_attention_out(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& source,
-                           const at::Tensor& parent, const at::Tensor& source_row, const at::Tensor& replace,
-                           std::optional<double> scale, at::Tensor out) {
-  const Arguments a{q, k, v, source, parent, source_row, replace};
-  check_arguments(a, scale, kDtypes);
-  check_out(a, out);
-  attend_into(a, scale, out);
-}
+};
 
 }  // namespace
 }  // namespace pilot
 
 TORCH_LIBRARY_IMPL(pilot, CUDA, m) {
-  m.impl("patched_attention", &pilot::patched_attention);
-  m.impl("patched_attention_out", &pilot::patched_attention_out);
+  m.impl("patched_attention", &pilot::Binding<pilot::Cuda>::patched_attention);
+  m.impl("patched_attention_out", &pilot::Binding<pilot::Cuda>::patched_attention_out);
 }
