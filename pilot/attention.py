@@ -162,7 +162,10 @@ def _why_not_built_cached(device: str, warn: bool) -> str | None:
     if reason is None:
         _register_fakes()
         if not torch._C._dispatch_has_kernel_for_dispatch_key("pilot::patched_attention", device.upper()):
-            reason = f"the operators were built without {device}: that takes a PyTorch with CUDA, and nvcc (CUDA_HOME)"
+            reason = (
+                f"the operators were built without {device}: that takes a PyTorch with CUDA, and the CUDA toolkit of "
+                "the same major version (CUDA_HOME)"
+            )
     if reason is not None and warn:
         warnings.warn(f"patched_attention runs in eager PyTorch: {reason}", RuntimeWarning, stacklevel=5)
     return reason

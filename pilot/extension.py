@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -99,14 +100,17 @@ def _load_or_build() -> ModuleType:
 
 
 def _build(sources: list[Path], flags: dict[str, list[str]], folder: Path) -> None:
-    _require_tools()
+    # It warns where there is a CUDA toolkit and no GPU, which is no mistake.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils import cpp_extension
+
+    _require_tools(cpp_extension.get_cxx_compiler())
     # PyTorch's builder has a lock file of its own, and waits for ever for one that a killed build left behind. We hold
     # the outer lock, so nobody else is in there.
     (folder / "lock").unlink(missing_ok=True)
     print(f"pilot: compiling the operators, once, into {folder} ...", file=sys.stderr, flush=True)
-    from torch.utils import cpp_extension
-
-    if _with_cuda():
+    if home := _cuda_home():
+        cpp_extension.CUDA_HOME = str(home)  # its own guess follows no links, and may be a folder without nvcc
         os.environ.setdefault("TORCH_CUDA_ARCH_LIST", _cuda_architectures())
     try:
         cpp_extension.load(
@@ -120,11 +124,8 @@ def _build(sources: list[Path], flags: dict[str, list[str]], folder: Path) -> No
         raise ExtensionError(f"the operators did not compile: {first} (all of it: {log})") from None
 
 
-def _require_tools() -> None:
+def _require_tools(compiler: str) -> None:
     """A word about what is missing before PyTorch's builder fails on it in its own way."""
-    from torch.utils import cpp_extension
-
-    compiler = cpp_extension.get_cxx_compiler()
     if shutil.which(compiler) is None:
         raise ExtensionError(
             f"the operators need a C++ compiler, and there is no {compiler!r}: install one (apt install g++), or set "
@@ -160,19 +161,33 @@ def _source_root() -> Path:
     raise ExtensionError(f"csrc is neither in {package} nor beside it: install pilot-patching again")
 
 
-def _with_cuda() -> bool:
-    if torch.version.cuda is None:
-        return False
-    from torch.utils.cpp_extension import CUDA_HOME
+def _cuda_home() -> Path | None:
+    """The toolkit that compiles for this PyTorch's CUDA: $CUDA_HOME, that of the nvcc on PATH, or the usual place.
 
-    return CUDA_HOME is not None
+    None where there is none, and where PyTorch has no CUDA: what is built then runs on the CPU.
+    """
+    if torch.version.cuda is None:
+        return None
+    nvcc = shutil.which("nvcc")
+    guesses = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
+    return next((Path(home) for home in (*guesses, "/usr/local/cuda") if home and _is_toolkit(Path(home))), None)
+
+
+def _is_toolkit(home: Path) -> bool:
+    """Whether nvcc and headers are there, of the major version that PyTorch was built with: it refuses others."""
+    header = home / "include" / "cuda_runtime_api.h"
+    if shutil.which("nvcc", path=home / "bin") is None or not header.exists():
+        return False
+    version = re.search(r"#define CUDART_VERSION +(\d+)", header.read_text(encoding="utf-8", errors="replace"))
+    return version is not None and int(version[1]) // 1000 == int(torch.version.cuda.split(".")[0])
 
 
 def sources() -> list[Path]:
     """Every file of csrc, headers too (they are part of the cache key), in a fixed order."""
     root = _source_root()
     files = sorted(path for path in root.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-    return [path for path in files if _with_cuda() or path.parent.name != "cuda"]
+    with_cuda = _cuda_home() is not None
+    return [path for path in files if with_cuda or path.parent.name != "cuda"]
 
 
 def _flags() -> dict[str, list[str]]:
@@ -183,8 +198,9 @@ def _flags() -> dict[str, list[str]]:
     flags = ["-O3", "-ffp-contract=fast", "-fvisibility=hidden"]
     # at::parallel_for is serial unless the code that calls it is compiled with OpenMP. Apple's clang has none.
     openmp = ["-fopenmp"] if sys.platform == "linux" else []
-    cuda = {"extra_cuda_cflags": ["-O3", "-lineinfo"]} if _with_cuda() else {}
-    if _with_cuda():
+    cuda = {}
+    if _cuda_home():
+        cuda = {"extra_cuda_cflags": ["-O3", "-lineinfo"]}
         flags.append(f"-DPILOT_CUDA_ARCHITECTURES={_cuda_architectures().replace(';', ',')}")  # one of the build facts
     return {"extra_cflags": flags + openmp, "extra_ldflags": list(openmp), **cuda}
 

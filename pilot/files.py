@@ -54,17 +54,31 @@ def read_text(path: Path | str) -> str:
 
 
 def write_csv(path: Path | str, columns: Sequence[str], rows: Iterable[Mapping]) -> None:
-    """One line for each row, and a header; what a row lacks is left empty. Raises PilotError as `write_bytes`."""
+    """One line for each row, and a header; what a row lacks is left empty. Floats as in `write_json`.
+
+    Raises PilotError as `write_bytes`.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows(map(_rounded, rows))
     write_text(path, text.getvalue())
 
 
 def write_json(path: Path | str, content: dict) -> None:
-    """Write `content` as indented JSON, whole or not at all. Raises ValueError for NaN or infinity."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write `content` as indented JSON, whole or not at all. Raises ValueError for NaN or infinity.
+
+    Floats keep 6 significant digits: more are rounding errors of float32, and differences where there are none.
+    """
+    write_text(path, json.dumps(_rounded(content), indent=2, allow_nan=False) + "\n")
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(child) for child in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def read_json(path: Path | str, made_by: str) -> dict:

@@ -48,7 +48,9 @@ def build(folder: Path) -> Path:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects = list(pool.map(compile, [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), EMULATION / "emulation.cpp"]))
     library = folder / "libpilot_emulation.so"
-    subprocess.run([compiler, "-shared", "-fsanitize=undefined", *objects, "-o", str(library)], check=True)
+    # -Bsymbolic: its own CUDA functions, not those of the CUDA runtime that a PyTorch with CUDA has loaded.
+    link = [compiler, "-shared", "-Wl,-Bsymbolic", "-fsanitize=undefined"]
+    subprocess.run([*link, *objects, "-o", str(library)], check=True)
     return library
 
 

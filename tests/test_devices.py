@@ -78,7 +78,7 @@ def arguments(small_model):
     return {"recipient": recipient, "donor": donor, "interventions": subsets, "read": read}
 
 
-@pytest.mark.parametrize("impl", ["eager", "reference"])
+@pytest.mark.parametrize("impl", ["eager", "reference", *(["fused"] if HAS_GPU else [])])
 def test_sweeps_agree(small_model, arguments, impl, request):
     expected = sweep(small_model, **arguments, impl=impl)
     request.getfixturevalue("gpu")

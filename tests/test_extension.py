@@ -80,6 +80,42 @@ def test_builds_once_then_only_loads(sources, cache):
     assert (again.stdout, again.stderr) == (first.stdout, "")
 
 
+def toolkit(home: Path, version: int | None) -> Path:
+    """What is looked at of a CUDA toolkit. No version: no nvcc, as where only the runtime is installed."""
+    header = home / "include" / "cuda_runtime_api.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(f"#define CUDART_VERSION  {version or 13000}\n")
+    if version is not None:
+        (home / "bin").mkdir()
+        (home / "bin" / "nvcc").touch(mode=0o755)
+    return home
+
+
+def test_the_cuda_toolkit_is_that_of_pytorchs_major_version(tmp_path, monkeypatch):
+    old, new, later, runtime = (toolkit(tmp_path / str(version), version) for version in (12080, 13000, 13020, None))
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    for pytorch, cuda_home, on_path, found in [
+        ("13.0", new, None, new),
+        ("13.0", later, new, later),
+        ("13.0", old, new, new),
+        ("13.0", runtime, new, new),
+        ("12.8", new, old, old),
+    ]:
+        monkeypatch.setattr("torch.version.cuda", pytorch)
+        monkeypatch.setenv("CUDA_HOME", str(cuda_home))
+        monkeypatch.setenv("PATH", str(on_path / "bin") if on_path else "/nonexistent")
+        assert extension._cuda_home() == found
+        assert any(path.suffix == ".cu" for path in extension.sources())
+    link = tmp_path / "bin" / "nvcc"
+    link.parent.mkdir()
+    link.symlink_to(old / "bin" / "nvcc")
+    monkeypatch.setenv("PATH", str(link.parent))
+    assert extension._cuda_home() == old
+    monkeypatch.setattr("torch.version.cuda", None)
+    assert extension._cuda_home() is None
+    assert not any(path.suffix == ".cu" for path in extension.sources())
+
+
 def test_key_follows_sources_and_flags(sources):
     files = [sources / "operator.cpp"]
     flags = {"extra_cflags": ["-O3"]}

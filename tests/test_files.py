@@ -16,6 +16,13 @@ def test_files_round_trip_with_unix_line_ends(tmp_path):
     assert read_json(path, made_by="train") == {"a": {"b": 1.5}}
 
 
+def test_floats_keep_six_digits(tmp_path):
+    content = {"a": [2 / 3, {"b": -1.23456749e-30}], "c": (True, 12345678), "d": 0.1 + 0.2}
+    write_json(tmp_path / "file.json", content)
+    text = (tmp_path / "file.json").read_text()
+    assert "".join(text.split()) == '{"a":[0.666667,{"b":-1.23457e-30}],"c":[true,12345678],"d":0.3}'
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     path = tmp_path / "file.json"
     write_json(path, {"old": 1})

@@ -62,7 +62,7 @@ def test_the_analysis_from_checkpoint_to_report(analysed, capsys):
         assert set(ablation["impact"][method]) == heads
         for estimates in ablation["impact"][method].values():
             assert estimates["paren_minus_flat"]["value"] == pytest.approx(
-                estimates["paren"]["value"] - estimates["flat"]["value"]
+                estimates["paren"]["value"] - estimates["flat"]["value"], abs=2e-6
             )
             assert all(e["low"] <= e["value"] <= e["high"] for e in estimates.values())
 
