@@ -69,10 +69,9 @@ class PretendedGpu(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = _run(operation, args, kwargs or {})
-        if any(isinstance(x, OnGpu) for x in tree_leaves((args, kwargs))) and not isinstance(
-            result, (OnGpu, tuple, list)
-        ):
-            self.waits += 1
+        reads_gpu = any(isinstance(x, OnGpu) for x in tree_leaves((args, kwargs)))
+        on_cpu = isinstance(result, (torch.Tensor, bool, int, float)) and not isinstance(result, OnGpu)
+        self.waits += reads_gpu and on_cpu
         return result
 
 
@@ -91,7 +90,9 @@ def _run(operation, args: tuple, kwargs: dict):
         return result
 
     def wrap(x):
-        return x if not isinstance(x, torch.Tensor) else known[id(x)] if id(x) in known else OnGpu(x)
+        if not isinstance(x, torch.Tensor):
+            return x
+        return known[id(x)] if id(x) in known else OnGpu(x)
 
     return tree_map(wrap, result)
 
