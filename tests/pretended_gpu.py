@@ -8,15 +8,18 @@ kernels do there, streams and the backward pass are not played.
 from __future__ import annotations
 
 import ctypes
-import shutil
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 import torch
+from project import no_compiler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -57,7 +60,9 @@ class OnGpu(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, operation, types, args=(), kwargs=None):
-        return _run(operation, args, kwargs or {})
+        raise AssertionError(
+            f"{operation}: on the pretended GPU, but where it is not played: behind it, or in a thread"
+        )
 
 
 class PretendedGpu(TorchDispatchMode):
@@ -68,33 +73,27 @@ class PretendedGpu(TorchDispatchMode):
         self.waits = 0
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        result = _run(operation, args, kwargs or {})
-        reads_gpu = any(isinstance(x, OnGpu) for x in tree_leaves((args, kwargs)))
+        kwargs = kwargs or {}
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        known = {id(x.held): x for x in tensors if isinstance(x, OnGpu)}
+        if operation not in MOVES and known:
+            _check_one_device(operation, args, tensors)
+        to = args[0].device if operation is aten.copy_.default else kwargs.get("device")
+        on_gpu = bool(known) if to is None else torch.device(to).type == "cuda"
+
+        kwargs = kwargs | ({"device": torch.device("cpu")} if kwargs.get("device") is not None else {})
+        args, kwargs = tree_map(lambda x: x.held if isinstance(x, OnGpu) else x, (args, kwargs))
+        result = operation(*args, **kwargs)
+
+        def wrap(x):
+            if not isinstance(x, torch.Tensor):
+                return x
+            return known[id(x)] if id(x) in known else OnGpu(x)
+
+        result = tree_map(wrap, result) if on_gpu else result
         on_cpu = isinstance(result, (torch.Tensor, bool, int, float)) and not isinstance(result, OnGpu)
-        self.waits += reads_gpu and on_cpu
+        self.waits += bool(known) and on_cpu
         return result
-
-
-def _run(operation, args: tuple, kwargs: dict):
-    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-    known = {id(x.held): x for x in tensors if isinstance(x, OnGpu)}
-    if operation not in MOVES and known:
-        _check_one_device(operation, args, tensors)
-    to = args[0].device if operation is aten.copy_.default else kwargs.get("device")
-    on_gpu = bool(known) if to is None else torch.device(to).type == "cuda"
-
-    kwargs = kwargs | ({"device": torch.device("cpu")} if kwargs.get("device") is not None else {})
-    args, kwargs = tree_map(lambda x: x.held if isinstance(x, OnGpu) else x, (args, kwargs))
-    result = operation(*args, **kwargs)
-    if not on_gpu:
-        return result
-
-    def wrap(x):
-        if not isinstance(x, torch.Tensor):
-            return x
-        return known[id(x)] if id(x) in known else OnGpu(x)
-
-    return tree_map(wrap, result)
 
 
 def _check_one_device(operation, args: tuple, tensors: list[torch.Tensor]) -> None:
@@ -106,9 +105,9 @@ def _check_one_device(operation, args: tuple, tensors: list[torch.Tensor]) -> No
 
 
 @contextmanager
-def pretended_gpu(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
-    """Play a GPU, in this thread; what it takes is compiled in `folder`. Skips the test where there is no compiler."""
-    _load_guard(folder)
+def pretended_gpu(patch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
+    """Play a GPU, in this thread. Skips the test where there is no compiler for what that takes."""
+    _load_guard()
     patch.setattr(torch.cuda, "_lazy_init", lambda: None)
     patch.setattr(torch.cuda, "is_available", lambda: True)
     patch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -124,12 +123,15 @@ def pretended_gpu(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Pretended
         torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
 
 
-def _load_guard(folder: Path) -> None:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++ to compile the pretended GPU's guard with")
-    torch_folder, library = Path(torch.__file__).parent, folder / "guard.so"
-    command = [compiler, "-std=c++20", "-shared", "-fPIC", f"-I{torch_folder / 'include'}", "-x", "c++", "-"]
-    command += [f"-L{torch_folder / 'lib'}", "-lc10", "-o", str(library)]
-    subprocess.run(command, input=GUARD, text=True, check=True)
-    ctypes.CDLL(str(library))
+@cache
+def _load_guard() -> None:
+    """Once in a process: it stays, and does nothing by itself."""
+    if reason := no_compiler():
+        pytest.skip(reason)
+    torch_folder = Path(torch.__file__).parent
+    with TemporaryDirectory() as folder:
+        library = f"{folder}/guard.so"
+        command = [os.environ.get("CXX", "c++"), "-std=c++20", "-shared", "-fPIC", "-x", "c++", "-"]
+        command += [f"-I{torch_folder / 'include'}", f"-L{torch_folder / 'lib'}", "-lc10", "-o", library]
+        subprocess.run(command, input=GUARD, text=True, check=True)
+        ctypes.CDLL(library)

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,8 +13,6 @@ from cuda_cases import CASES, DTYPES, Case, arguments, check
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU here: the kernels' logic runs in test_cuda_emulation.py", allow_module_level=True)
-
-from torch.utils.cpp_extension import CUDA_HOME
 
 from pilot import extension
 
@@ -108,17 +105,24 @@ def test_on_another_stream(operator):
     check(z, a)
 
 
-OUT_OF_RANGE = """
-import sys, torch
+# What programs of a process of their own begin with.
+START = """
+import sys
 sys.path.insert(0, {tests!r})
 from cuda_cases import *
 from pilot import extension
 extension.load()
+"""
+
+OUT_OF_RANGE = (
+    START
+    + """
 a = arguments(Case(4, 4, 2, 2, 8), torch.float32, "cuda")
 a[{name!r}][3] = {value}
 torch.ops.pilot.patched_attention(**a)
 torch.cuda.synchronize()
 """
+)
 
 
 @pytest.mark.parametrize(("name", "value"), [("parent", 3), ("parent", -1), ("source_row", 2), ("source_row", -1)])
@@ -130,23 +134,23 @@ def test_an_index_out_of_range_stops_the_device(operator, request, name, value):
     assert "device-side assert" in done.stderr
 
 
-UNDER_A_CHECKER = """
-import sys
-sys.path.insert(0, {tests!r})
-from cuda_cases import *
-from pilot import extension
-extension.load()
+UNDER_A_CHECKER = (
+    START
+    + """
 for case in CASES:
     for dtype in DTYPES:
         a = arguments(case, dtype, "cuda")
         check(torch.ops.pilot.patched_attention(**a), a)
 """
+)
 
 
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
 def test_compute_sanitizer_finds_nothing(operator, request, tool):
-    sanitizer = shutil.which("compute-sanitizer") or str(Path(CUDA_HOME or "/usr/local/cuda") / "bin/compute-sanitizer")
-    if not Path(sanitizer).exists():
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path=extension._cuda_home() / "bin"
+    )
+    if sanitizer is None:
         pytest.skip("compute-sanitizer, of the CUDA toolkit, is not installed")
     options = ["--tool", tool, "--error-exitcode", "9", "--kernel-name", "kernel_substring=pilot"]
     program = [sys.executable, "-c", UNDER_A_CHECKER.format(tests=str(request.path.parent))]

@@ -23,12 +23,12 @@ TOLERANCE = 0.05 if HAS_GPU else 1e-4  # another device's rounding may turn an a
 
 
 @pytest.fixture
-def gpu(tmp_path, monkeypatch):
+def gpu(monkeypatch):
     """The pretended GPU; None where there is a true one."""
     if HAS_GPU:
         yield None
     else:
-        with pretended_gpu(tmp_path, monkeypatch) as played:
+        with pretended_gpu(monkeypatch) as played:
             yield played
 
 

@@ -47,10 +47,6 @@ def model(request) -> PilotTransformer:
     return model.to(request.param)
 
 
-def device_of(model: PilotTransformer) -> torch.device:
-    return model.unembed.weight.device
-
-
 def pairs_of(number: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Recipients and donors that share the opening marker and no more."""
     torch.manual_seed(1)
@@ -83,7 +79,7 @@ def own_gemm_rate(model, best_time) -> float:
     """Float32 operations a second of the second half of the MLP, on as many rows as the engine computes at a time."""
     rows = row_budget(model)
     shapes = [(rows, CONFIG.d_mlp), (CONFIG.d_mlp, CONFIG.d_model), (rows, CONFIG.d_model)]
-    hidden, matrix, out = (torch.randn(shape, device=device_of(model)) for shape in shapes)
+    hidden, matrix, out = (torch.randn(shape, device=model.unembed.weight.device) for shape in shapes)
 
     def product():
         out.addmm_(hidden, matrix, beta=0)
@@ -113,8 +109,8 @@ def test_sweep(benchmark, model, family, reads, impl, request):
         return
     exhaustive = len(interventions) > 1000
     pairs = EXHAUSTIVE_PAIRS if exhaustive else PAIRS
-    on_gpu = ", GPU" if device_of(model).type == "cuda" else ""
-    benchmark.group = f"{pairs} pairs x {family}, {reads}{on_gpu}"
+    on_gpu = model.unembed.weight.is_cuda
+    benchmark.group = f"{pairs} pairs x {family}, {reads}{', GPU' if on_gpu else ''}"
     arguments = (model, *pairs_of(pairs), interventions)
     options = {"read": last_positions(pairs, n_reads), "impl": impl, "measure": measure}
     benchmark.pedantic(sweep, arguments, options, rounds=1 if exhaustive else 5, warmup_rounds=0 if exhaustive else 1)
