@@ -158,15 +158,10 @@ _why_not_built._dynamo_marked_constant = True
 @cache
 def _why_not_built_cached(device: str, warn: bool) -> str | None:
     """None if the operator is there for this kind of device, else the reason, with one warning where that is wanted."""
-    reason = extension.why_unavailable()
+    reason = extension.why_unavailable(device)
     if reason is None:
         _register_fakes()
-        if not torch._C._dispatch_has_kernel_for_dispatch_key("pilot::patched_attention", device.upper()):
-            reason = (
-                f"the operators were built without {device}: that takes a PyTorch with CUDA, and the CUDA toolkit of "
-                "the same major version (CUDA_HOME)"
-            )
-    if reason is not None and warn:
+    elif warn:
         warnings.warn(f"patched_attention runs in eager PyTorch: {reason}", RuntimeWarning, stacklevel=5)
     return reason
 

@@ -1,8 +1,8 @@
-"""Builds and loads the C++ (and, where PyTorch has it, CUDA) operators in csrc/, once.
+"""Builds and loads the operators in csrc/: those for the CPU on their first use, those for CUDA on theirs.
 
     python -m pilot.extension     builds them now rather than on first use, and prints what was built
 
-The compiled library is kept in a cache folder named after everything that it depends on: PyTorch, Python, the sources,
+A compiled library is kept in a cache folder named after everything that it depends on: PyTorch, Python, the sources,
 the flags. The folder is $PILOT_EXTENSION_DIR, else $TORCH_EXTENSIONS_DIR/pilot, else the user's cache folder.
 """
 
@@ -13,7 +13,6 @@ import importlib.util
 import logging
 import os
 import re
-import shutil
 import sys
 import sysconfig
 from functools import cache
@@ -23,41 +22,39 @@ from types import ModuleType
 import torch
 
 from pilot.errors import PilotError
+from pilot.toolchain import ExtensionError, Library, cuda_architectures, library, require_tools
 
-NAME = "pilot_operators"
 # Seconds to wait for another process that is compiling. If it dies its lock goes with it: this is for one that hangs.
 LOCK_TIMEOUT = 900
 
 
-class ExtensionError(PilotError):
-    """The operators cannot be built or loaded here: what is missing, and how to get it, in one line."""
-
-
 @cache
-def _loaded() -> ModuleType | ExtensionError:
+def _loaded(device: str) -> ModuleType | ExtensionError:
     """The module, or why there is none: found out once in a process."""
     try:
-        return _load_or_build()
+        if device != "cpu":
+            load()  # it declares the operators
+        return _load_or_build(library(device))
     except ExtensionError as error:
         return error
 
 
-def load() -> ModuleType:
-    """The compiled module; torch.ops.pilot has the operators from here on. Raises ExtensionError."""
-    result = _loaded()
+def load(device: str = "cpu") -> ModuleType:
+    """The module compiled for "cpu" or "cuda"; torch.ops.pilot computes there from here on. Raises ExtensionError."""
+    result = _loaded(device)
     if isinstance(result, ExtensionError):
         raise result
     return result
 
 
-def why_unavailable() -> str | None:
-    """None where the operators load, else the reason. Builds them if that has not been done."""
-    result = _loaded()
+def why_unavailable(device: str = "cpu") -> str | None:
+    """None where the device's operators load, else the reason. Builds them if that has not been done."""
+    result = _loaded(device)
     return str(result) if isinstance(result, ExtensionError) else None
 
 
 def build_facts() -> dict[str, object]:
-    """What was built, and what of it runs on this machine."""
+    """What was built for the CPU, and what of it runs on this machine."""
     module = load()
     return {
         **module.build_facts(),
@@ -67,13 +64,13 @@ def build_facts() -> dict[str, object]:
     }
 
 
-def _load_or_build() -> ModuleType:
-    files, flags = sources(), _flags()
-    folder = _cache_root() / _key(files, flags)
-    library = folder / f"{NAME}{sysconfig.get_config_var('EXT_SUFFIX') if os.name == 'nt' else '.so'}"
+def _load_or_build(library: Library) -> ModuleType:
+    folder = _cache_root() / _key(library)
+    suffix = sysconfig.get_config_var("EXT_SUFFIX") if os.name == "nt" else ".so"
+    file = folder / f"{library.name}{suffix}"
     built = folder / "built"  # written last: a build that was killed half way has no such file
     if built.exists():
-        return _import(library)
+        return _import(library.name, file)
 
     # Imported here: neither is needed, nor should cost time, where the library is there already.
     from filelock import FileLock, Timeout
@@ -94,123 +91,47 @@ def _load_or_build() -> ModuleType:
         ) from None
     with lock:
         if not built.exists():
-            _build(files, flags, folder)
+            _build(library, folder)
             built.touch()
-    return _import(library)
+    return _import(library.name, file)
 
 
-def _build(sources: list[Path], flags: dict[str, list[str]], folder: Path) -> None:
+def _build(library: Library, folder: Path) -> None:
     # It warns where there is a CUDA toolkit and no GPU, which is no mistake.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils import cpp_extension
 
-    _require_tools(cpp_extension.get_cxx_compiler())
+    require_tools(cpp_extension.get_cxx_compiler())
     # PyTorch's builder has a lock file of its own, and waits for ever for one that a killed build left behind. We hold
     # the outer lock, so nobody else is in there.
     (folder / "lock").unlink(missing_ok=True)
-    print(f"pilot: compiling the operators, once, into {folder} ...", file=sys.stderr, flush=True)
-    if home := _cuda_home():
-        cpp_extension.CUDA_HOME = str(home)  # its own guess follows no links, and may be a folder without nvcc
-        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", _cuda_architectures())
+    what = "operators" if library.cuda_home is None else "CUDA operators"
+    print(f"pilot: compiling the {what}, once, into {folder} ...", file=sys.stderr, flush=True)
+    if library.cuda_home:
+        cpp_extension.CUDA_HOME = str(library.cuda_home)  # its own guess follows no links, and may have no nvcc
+        os.environ.setdefault("TORCH_CUDA_ARCH_LIST", cuda_architectures())
+    files = [str(path) for path in library.sources if path.suffix in (".cpp", ".cu")]
     try:
-        cpp_extension.load(
-            NAME, [str(s) for s in sources if s.suffix in (".cpp", ".cu")], build_directory=str(folder), **flags
-        )
+        cpp_extension.load(library.name, files, build_directory=str(folder), **library.flags)
     except (RuntimeError, ImportError, OSError) as error:
         log = folder / "build.log"
         log.write_text(str(error), encoding="utf-8")
-        found = re.search(r"^.*(error:|error C\d+:|undefined reference).*$", str(error), re.MULTILINE)
-        first = (found.group(0) if found else str(error)).splitlines()[0].strip()
-        raise ExtensionError(f"the operators did not compile: {first} (all of it: {log})") from None
+        found = re.search(r"^.*(error:|error C\d+:|nvcc fatal|undefined reference).*$", str(error), re.MULTILINE)
+        reason = found.group(0).strip() if found else str(error).rstrip().splitlines()[-1]
+        raise ExtensionError(f"the {what} did not compile: {reason} (all of it: {log})") from None
 
 
-def _require_tools(compiler: str) -> None:
-    """A word about what is missing before PyTorch's builder fails on it in its own way."""
-    if shutil.which(compiler) is None:
-        raise ExtensionError(
-            f"the operators need a C++ compiler, and there is no {compiler!r}: install one (apt install g++), or set "
-            "CXX to yours"
-        )
-    if shutil.which("ninja") is None:
-        # pip puts it beside Python, which is not on PATH unless the environment is activated.
-        beside_python = shutil.which("ninja", path=sysconfig.get_path("scripts"))
-        if beside_python is None:
-            raise ExtensionError("the operators are built with ninja, and there is none: pip install ninja")
-        os.environ["PATH"] = os.pathsep.join([os.path.dirname(beside_python), os.environ.get("PATH", "")])
-
-
-def _import(library: Path) -> ModuleType:
+def _import(name: str, file: Path) -> ModuleType:
     try:
-        if NAME in sys.modules:
-            return sys.modules[NAME]
-        spec = importlib.util.spec_from_file_location(NAME, library)
+        if name in sys.modules:
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, file)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        sys.modules[NAME] = module
+        sys.modules[name] = module
         return module
     except (ImportError, OSError) as error:
-        raise ExtensionError(f"{library} does not load: {error}; if it is damaged, delete its folder") from None
-
-
-def _source_root() -> Path:
-    """csrc/: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "csrc", package.parent / "csrc"):
-        if (folder / "operator.cpp").exists():
-            return folder
-    raise ExtensionError(f"csrc is neither in {package} nor beside it: install pilot-patching again")
-
-
-def _cuda_home() -> Path | None:
-    """The toolkit that compiles for this PyTorch's CUDA: $CUDA_HOME, that of the nvcc on PATH, or the usual place.
-
-    None where there is none, and where PyTorch has no CUDA: what is built then runs on the CPU.
-    """
-    if torch.version.cuda is None:
-        return None
-    nvcc = shutil.which("nvcc")
-    guesses = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
-    return next((Path(home) for home in (*guesses, "/usr/local/cuda") if home and _is_toolkit(Path(home))), None)
-
-
-def _is_toolkit(home: Path) -> bool:
-    """Whether nvcc and headers are there, of the major version that PyTorch was built with: it refuses others."""
-    header = home / "include" / "cuda_runtime_api.h"
-    if shutil.which("nvcc", path=home / "bin") is None or not header.exists():
-        return False
-    version = re.search(r"#define CUDART_VERSION +(\d+)", header.read_text(encoding="utf-8", errors="replace"))
-    return version is not None and int(version[1]) // 1000 == int(torch.version.cuda.split(".")[0])
-
-
-def sources() -> list[Path]:
-    """Every file of csrc, headers too (they are part of the cache key), in a fixed order."""
-    root = _source_root()
-    files = sorted(path for path in root.rglob("*") if path.suffix in (".h", ".cpp", ".cu", ".cuh"))
-    with_cuda = _cuda_home() is not None
-    return [path for path in files if with_cuda or path.parent.name != "cuda"]
-
-
-def _flags() -> dict[str, list[str]]:
-    """No -march=native (the cache may be shared between machines) and no -std (PyTorch knows which it needs)."""
-    if sys.platform == "win32":  # not tested
-        return {"extra_cflags": ["/O2", "/openmp"]}
-    # -ffp-contract: a * b + c may be one instruction wherever the target has it; clang has to be asked.
-    flags = ["-O3", "-ffp-contract=fast", "-fvisibility=hidden"]
-    # at::parallel_for is serial unless the code that calls it is compiled with OpenMP. Apple's clang has none.
-    openmp = ["-fopenmp"] if sys.platform == "linux" else []
-    cuda = {}
-    if _cuda_home():
-        cuda = {"extra_cuda_cflags": ["-O3", "-lineinfo"]}
-        flags.append(f"-DPILOT_CUDA_ARCHITECTURES={_cuda_architectures().replace(';', ',')}")  # one of the build facts
-    return {"extra_cflags": flags + openmp, "extra_ldflags": list(openmp), **cuda}
-
-
-def _cuda_architectures() -> str:
-    """Those asked for, else those of the devices here, else the two that are tested; in TORCH_CUDA_ARCH_LIST's form."""
-    if chosen := os.environ.get("TORCH_CUDA_ARCH_LIST"):
-        return ";".join(chosen.replace(";", " ").split())
-    devices = sorted({torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())})
-    return ";".join(f"{major}.{minor}" for major, minor in devices) or "8.0;9.0"
+        raise ExtensionError(f"{file} does not load: {error}; if it is damaged, delete its folder") from None
 
 
 def _cache_root() -> Path:
@@ -225,19 +146,27 @@ def _cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pilot-patching"
 
 
-def _key(sources: list[Path], flags: dict[str, list[str]]) -> str:
-    facts = [torch.__version__, torch.version.cuda, sys.implementation.cache_tag, sysconfig.get_platform(), flags]
-    facts.append(os.environ.get("CXX"))
+def _key(library: Library) -> str:
+    facts = [torch.__version__, torch.version.cuda, sys.implementation.cache_tag, sysconfig.get_platform()]
+    facts += [library.name, library.flags, os.environ.get("CXX")]
     digest = hashlib.sha256(repr(facts).encode())
-    root = _source_root()
-    for path in sources:
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in library.sources:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return f"torch-{torch.__version__}-{digest.hexdigest()[:16]}"
+
+
+def _cuda_facts() -> dict[str, object]:
+    """The same for CUDA. That there can be none here is a fact, too; that it does not compile is an error."""
+    try:
+        library("cuda")
+    except ExtensionError as error:
+        return {"cuda": f"none: {error}"}
+    return load("cuda").build_facts()
 
 
 def main() -> int:
     try:
-        facts = build_facts()
+        facts = build_facts() | _cuda_facts()
     except PilotError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

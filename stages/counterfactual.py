@@ -26,7 +26,6 @@ from pilot.edits import EDITS, MAIN_EDIT
 from pilot.effects import logit_difference_changes
 from pilot.enumeration import Game, best_sets, play, redundant_with
 from pilot.experiment import in_words, patch_pairs, usable_pairs, verdicts
-from pilot.extension import sources
 from pilot.files import write_csv, write_json
 from pilot.interventions import Intervention, single_heads
 from pilot.model import PilotTransformer
@@ -37,6 +36,7 @@ from pilot.selection import pipeline_targets, read_selection
 from pilot.shards import Shards
 from pilot.statistics import selection_frequency
 from pilot.sweep import resolve_impl
+from pilot.toolchain import sources
 
 # The tables beside counterfactual.json, of MAIN_EDIT pairs; DVC wants them there even where they have no rows.
 TABLES = {

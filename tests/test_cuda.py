@@ -15,6 +15,7 @@ if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU here: the kernels' logic runs in test_cuda_emulation.py", allow_module_level=True)
 
 from pilot import extension
+from pilot.toolchain import library
 
 LARGE = [
     Case(16, 16, 4, 4, 32, parents=4096, children=4096, layout="packed"),
@@ -28,7 +29,7 @@ LARGE = [
 
 @pytest.fixture(scope="module")
 def operator():
-    extension.load()
+    extension.load("cuda")
     return torch.ops.pilot.patched_attention
 
 
@@ -111,7 +112,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from cuda_cases import *
 from pilot import extension
-extension.load()
+extension.load("cuda")
 """
 
 OUT_OF_RANGE = (
@@ -148,7 +149,7 @@ for case in CASES:
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck", "synccheck"])
 def test_compute_sanitizer_finds_nothing(operator, request, tool):
     sanitizer = shutil.which("compute-sanitizer") or shutil.which(
-        "compute-sanitizer", path=extension._cuda_home() / "bin"
+        "compute-sanitizer", path=library("cuda").cuda_home / "bin"
     )
     if sanitizer is None:
         pytest.skip("compute-sanitizer, of the CUDA toolkit, is not installed")

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def reports(tmp_path_factory) -> dict[tuple[str, int], str]:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("source", [s.name for s in SOURCES if s.name.startswith(("long", "packed"))])
+def test_attention_leaves_shared_memory_to_its_tiles(reports, source, arch):
+    """They take up to the 99 KB that a block can have on GPUs of compute capability 8.6, 8.9 and 12."""
+    report = reports[source, arch]
+    assert "Compiling entry function" in report
+    assert not re.search(r"[1-9]\d* bytes smem", report), report
+
+
+@pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("source", [s.name for s in SOURCES])
 def test_compiles_and_fits_the_registers(reports, source, arch):
     report = reports[source, arch]
@@ -74,7 +84,9 @@ def test_the_binding_parses(tmp_path):
     stub.touch()
     from torch.utils import cpp_extension
 
-    includes = [f"-isystem{folder}" for folder in (*cpp_extension.include_paths(), cuda_include, tmp_path)]
-    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *includes, str(binding)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    folders = (*cpp_extension.include_paths(), sysconfig.get_path("include"), cuda_include, tmp_path)
+    includes = [f"-isystem{folder}" for folder in folders]
+    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *includes]
+    defines = ["-DTORCH_EXTENSION_NAME=pilot_cuda_operators", "-DPILOT_CUDA_ARCHITECTURES=9.0"]
+    done = subprocess.run([*command, *defines, str(binding)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from project import no_compiler
 
-from pilot import extension
+from pilot import extension, toolchain
+from pilot.toolchain import ExtensionError, Library, library
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
@@ -43,8 +44,8 @@ def load_tiny(sources: Path) -> str:
     """Code that loads the extension made of `sources` and says what happened in one line."""
     return (
         "from pathlib import Path\n"
-        "from pilot import extension\n"
-        f"extension._source_root = lambda: Path({str(sources)!r})\n"
+        "from pilot import extension, toolchain\n"
+        f"toolchain.source_root = lambda: Path({str(sources)!r})\n"
         "try:\n"
         "    print('loaded', extension.load().__file__)\n"
         "except extension.ExtensionError as error:\n"
@@ -104,30 +105,40 @@ def test_the_cuda_toolkit_is_that_of_pytorchs_major_version(tmp_path, monkeypatc
         monkeypatch.setattr("torch.version.cuda", pytorch)
         monkeypatch.setenv("CUDA_HOME", str(cuda_home))
         monkeypatch.setenv("PATH", str(on_path / "bin") if on_path else "/nonexistent")
-        assert extension._cuda_home() == found
-        assert any(path.suffix == ".cu" for path in extension.sources())
+        assert library("cuda").cuda_home == found
     link = tmp_path / "bin" / "nvcc"
     link.parent.mkdir()
     link.symlink_to(old / "bin" / "nvcc")
     monkeypatch.setenv("PATH", str(link.parent))
-    assert extension._cuda_home() == old
+    assert library("cuda").cuda_home == old
+
+
+def test_no_cuda(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.version.cuda", None)
-    assert extension._cuda_home() is None
-    assert not any(path.suffix == ".cu" for path in extension.sources())
+    with pytest.raises(ExtensionError, match="the CUDA operators take a PyTorch with CUDA: this one is "):
+        library("cuda")
+    monkeypatch.setattr("torch.version.cuda", "11.8")
+    with pytest.raises(ExtensionError, match=r"CUDA 11\.8, and it is not found: install it, or set CUDA_HOME"):
+        library("cuda")
+
+
+def test_a_library_is_made_of_what_its_device_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path, 13000)))
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    cpu, cuda = ({path.name for path in library(device).sources} for device in ("cpu", "cuda"))
+    assert {"module.cpp", "kernel_avx2.cpp"} < cpu - cuda
+    assert {"binding.cpp", "plan.cu", "tile.cuh"} < cuda - cpu
+    assert {"checks.cpp", "patched_attention.h"} < cpu & cuda
+    assert {path.name for path in toolchain.sources()} == cpu | cuda
 
 
 def test_key_follows_sources_and_flags(sources):
     files = [sources / "operator.cpp"]
-    flags = {"extra_cflags": ["-O3"]}
-    extension_root, extension._source_root = extension._source_root, lambda: sources
-    try:
-        key = extension._key(files, flags)
-        assert extension._key(files, flags) == key
-        assert extension._key(files, {"extra_cflags": ["-O2"]}) != key
-        (sources / "operator.cpp").write_text(TINY + "\n")
-        assert extension._key(files, flags) != key
-    finally:
-        extension._source_root = extension_root
+    key = extension._key(Library("x", files, {"extra_cflags": ["-O3"]}))
+    assert extension._key(Library("x", files, {"extra_cflags": ["-O3"]})) == key
+    assert extension._key(Library("x", files, {"extra_cflags": ["-O2"]})) != key
+    (sources / "operator.cpp").write_text(TINY + "\n")
+    assert extension._key(Library("x", files, {"extra_cflags": ["-O3"]})) != key
 
 
 def test_two_processes_at_once(sources, cache):
@@ -155,6 +166,19 @@ def test_broken_source(sources, cache):
     assert re.fullmatch(
         r"error the operators did not compile: \S+operator.cpp:\d+.* error: .* \(all of it: \S+log\)\n", result.stdout
     )
+
+
+def test_a_cuda_toolkit_that_fails(sources, cache, tmp_path):
+    """It costs the operators on the CPU nothing, and says why in the compiler's words."""
+    home = toolkit(tmp_path / "toolkit", 13000)
+    (home / "bin" / "nvcc").write_text("#!/bin/sh\necho 'nvcc fatal   : no such host compiler'; exit 1\n")
+    (sources / "cuda").mkdir()
+    (sources / "cuda" / "kernel.cu").touch()
+    code = "import torch\ntorch.version.cuda = '13.0'\n" + load_tiny(sources)
+    code += "print(extension.why_unavailable(), extension.why_unavailable('cuda'))\n"
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), CUDA_HOME=str(home), TORCH_CUDA_ARCH_LIST="9.0")
+    reason = r"the CUDA operators did not compile: nvcc fatal   : no such host compiler \(all of it: \S+log\)"
+    assert re.fullmatch(rf"loaded \S+\nNone {reason}\n", result.stdout), result.stdout + result.stderr
 
 
 def test_broken_library(sources, cache):
@@ -219,7 +243,7 @@ def test_command_prints_the_build_facts():
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    for fact in ("compiler", "openmp", "cuda_architectures", "instruction_set", "threads", "torch", "library"):
+    for fact in ("compiler", "openmp", r"cuda\w*", "instruction_set", "threads", "torch", "library"):
         assert re.search(rf"^ *{fact}  \S", result.stdout, re.MULTILINE)
 
 
@@ -257,7 +281,7 @@ def test_the_wheel_brings_the_sources(tmp_path):
     subprocess.run([*command, str(tmp_path), str(copy)], check=True, stdin=subprocess.DEVNULL)
     (wheel,) = tmp_path.glob("*.whl")
     shutil.unpack_archive(wheel, tmp_path / "installed", format="zip")
-    key = "from pilot import extension as e; print(e._source_root(), e._key(e.sources(), e._flags()))"
+    key = "from pilot import extension, toolchain as t; print(t.source_root(), extension._key(t.library('cpu')))"
     root, installed = run(key, cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")).stdout.split()
     assert Path(root) == tmp_path / "installed" / "pilot" / "csrc"
     assert installed == run(key).stdout.split()[1], "the same sources, so the same library"

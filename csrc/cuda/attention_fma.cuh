@@ -112,7 +112,6 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
   const int rows = static_cast<int>(min(static_cast<int64_t>(blocks.rows), op.Tq - first_pos));
   const int queries_per_kv = static_cast<int>(op.H / op.H_kv), D = static_cast<int>(op.D);
   const int first_kv = first_head / queries_per_kv, kv_heads = (first_head + heads - 1) / queries_per_kv - first_kv + 1;
-  const unsigned needed = heads_needed(op, children, first_head, heads, first_pos, rows);
 
   constexpr int kStride = Shape::kStride, kWidth = Shape::kHeadDim, kQueries = Shape::kQueries;
   const int q_size = Shape::tile_size(blocks.rows), kv_size = Shape::tile_size(blocks.keys);
@@ -120,6 +119,7 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
   T* const k_tiles = q_tiles + blocks.heads * q_size;
   T* const v_tiles = k_tiles + blocks.heads * kv_size;
 
+  const unsigned needed = heads_needed(op, children, first_head, heads, first_pos, rows, *reinterpret_cast<unsigned*>(q_tiles));
   if (needed) {
     for (int h = 0; h < heads; ++h) {
       if (!(needed >> h & 1)) continue;

@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   T* const q_tile = reinterpret_cast<T*>(dynamic_shared());  // becomes z's
   T* const kv_tiles = q_tile + kRows * kStride;
 
-  if (heads_needed(op, children, head, 1, first_pos, rows)) {
+  if (heads_needed(op, children, head, 1, first_pos, rows, *reinterpret_cast<unsigned*>(q_tile))) {
     const int64_t kv_head = head / (op.H / op.H_kv);
     const T* const q = op.q + parent * op.q_strides.row + first_pos * op.q_strides.pos + head * op.q_strides.head;
     const T* const k = op.k + parent * op.k_strides.row + kv_head * op.k_strides.head;

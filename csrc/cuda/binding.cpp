@@ -1,4 +1,5 @@
-// patched_attention for CUDA tensors: checks, memory from PyTorch's allocator, its current stream. The only file that needs PyTorch.
+// patched_attention for CUDA tensors: checks, memory from PyTorch's allocator, its current stream. The only file here that needs
+// PyTorch, and the module pilot_cuda_operators. Schemas are in ../cpu/module.cpp.
 
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
@@ -6,9 +7,11 @@
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <pybind11/pybind11.h>
 #include <torch/library.h>
 
 #include <limits>
+#include <string>
 
 #include "../binding.h"
 #include "patched_attention_cuda.h"
@@ -51,4 +54,17 @@ struct Cuda {
 TORCH_LIBRARY_IMPL(pilot, CUDA, m) {
   m.impl("patched_attention", &pilot::Binding<pilot::Cuda>::patched_attention);
   m.impl("patched_attention_out", &pilot::Binding<pilot::Cuda>::patched_attention_out);
+}
+
+#define PILOT_TEXT_OF(...) #__VA_ARGS__
+#define PILOT_TEXT(...) PILOT_TEXT_OF(__VA_ARGS__)
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.doc() = "Facts about this build of the operators in torch.ops.pilot for CUDA.";
+  m.def("build_facts", [] {
+    pybind11::dict facts;
+    facts["cuda_architectures"] = PILOT_TEXT(PILOT_CUDA_ARCHITECTURES);
+    facts["cuda_toolkit"] = std::to_string(CUDART_VERSION / 1000) + "." + std::to_string(CUDART_VERSION % 1000 / 10);
+    return facts;
+  });
 }

@@ -9,10 +9,10 @@ namespace pilot::cuda {
 
 // Bit h: some child takes attention of head first_head + h at one of the positions [first_pos, first_pos + rows). The whole block
 // calls this and gets the same answer. At most 32 heads. It stops reading as soon as every head is wanted, mostly at the first child.
+// `found` is in shared memory, and free for other use on return: not a variable of its own, because the largest tiles leave no room.
 template <typename T>
 __device__ inline unsigned heads_needed(const PatchedAttention<T>& op, const Children& children, int first_head, int heads,
-                                        int64_t first_pos, int rows) {
-  __shared__ unsigned found;
+                                        int64_t first_pos, int rows, unsigned& found) {
   const unsigned all = kWholeWarp >> (32 - heads);
   if (threadIdx.x == 0) found = 0;
   __syncthreads();

@@ -19,7 +19,7 @@ if not torch.cuda.is_available():
 
 from pilot import extension
 
-extension.load()
+extension.load("cuda")
 
 # P, T, H, D, fan-out, dtype
 SHAPES = [

@@ -1,11 +1,11 @@
-// The operators' schemas, once for all devices, and the module that Python asks for build facts.
-// Device files register implementations: cpu/patched_attention.cpp, cpu/branched_hidden.cpp, cuda/binding.cpp.
+// The module pilot_operators: the operators' schemas, for all devices, and what Python asks about this build.
+// Implementations are registered by patched_attention.cpp and branched_hidden.cpp here, and by ../cuda/binding.cpp.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/library.h>
 
-#include "cpu/kernel.h"
+#include "kernel.h"
 
 TORCH_LIBRARY(pilot, m) {
   m.def(
@@ -18,9 +18,6 @@ TORCH_LIBRARY(pilot, m) {
       "branched_hidden(Tensor state, Tensor terms, Tensor member, Tensor in_bias, Tensor out_bias, float eps, *, "
       "Tensor(a!) hidden, Tensor(b!) after) -> ()");
 }
-
-#define PILOT_TEXT_OF(...) #__VA_ARGS__
-#define PILOT_TEXT(...) PILOT_TEXT_OF(__VA_ARGS__)
 
 namespace {
 
@@ -37,11 +34,6 @@ pybind11::dict build_facts() {
   facts["openmp"] = true;
 #else
   facts["openmp"] = false;
-#endif
-#ifdef PILOT_CUDA_ARCHITECTURES
-  facts["cuda_architectures"] = PILOT_TEXT(PILOT_CUDA_ARCHITECTURES);
-#else
-  facts["cuda_architectures"] = "none";
 #endif
   facts["instruction_set"] = pilot::cpu::capability();
   facts["instruction_sets"] = pilot::cpu::capabilities();
