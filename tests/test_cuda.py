@@ -154,6 +154,7 @@ def test_compute_sanitizer_finds_nothing(operator, request, tool):
     if sanitizer is None:
         pytest.skip("compute-sanitizer, of the CUDA toolkit, is not installed")
     options = ["--tool", tool, "--error-exitcode", "9", "--kernel-name", "kernel_substring=pilot"]
+    options += ["--report-api-errors", "no"]  # PyTorch asks drivers for functions they lack; ours raise in Python
     program = [sys.executable, "-c", UNDER_A_CHECKER.format(tests=str(request.path.parent))]
     # Without PyTorch's cache of memory each tensor ends where its allocation ends, and overruns are seen.
     env = os.environ | {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
