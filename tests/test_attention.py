@@ -205,8 +205,9 @@ def test_exp2_error(capability):
             assert ((got - torch.exp2(x)).abs() / (torch.exp2(x.floor()) * 2.0**-52)).max() <= 2.1
 
 
-def test_threads_do_not_change_bits():
-    case = make_case(P=32, C=80, T=40, replaced="positions")
+@pytest.mark.parametrize("shape", [{"P": 32, "C": 80, "T": 40}, {"P": 1, "C": 3, "T": 333, "H": 1}], ids=str)
+def test_threads_do_not_change_bits(shape):
+    case = make_case(**shape, replaced="positions")
     threads = torch.get_num_threads()
     try:
         results = []

@@ -33,8 +33,10 @@ struct Children {
 // What one instruction set computes. The last two are hooks for tests: a function of each of n numbers.
 template <typename T>
 struct Kernels {
-  // Work items first to last, exclusive; item p * H + h is head h of parent p, with all its children.
-  void (*attend)(const PatchedAttention<T>&, const Children&, int64_t first, int64_t last, void* scratch);
+  // Work items first to last, exclusive; item (s * P + p) * H + h is head h of parent p, with all its children: of its
+  // queries, which come in vectors, every shares-th vector from the s-th on.
+  void (*attend)(const PatchedAttention<T>&, const Children&, int64_t shares, int64_t first, int64_t last,
+                 void* scratch);
   // Rows first to last, exclusive; row (n * B + b) * W + w is position w of pair b of node n, in all
   // branches.
   void (*branched_hidden)(const BranchedHidden<T>&, int64_t first, int64_t last);

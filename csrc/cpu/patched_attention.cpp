@@ -37,11 +37,16 @@ template <typename T>
 void run(const PatchedAttention<T>& op) {
   const Children children = children_of(op);
   const auto attend = cpu::kernels<T>().attend;
+  // Where there are few heads for the threads, several threads share the queries of each, if it has many.
+  constexpr int64_t kItemsPerThread = 4, kQueriesPerShare = 64;
+  const int64_t heads = op.P * op.H;
+  const int64_t shares = std::clamp(kItemsPerThread * at::get_num_threads() / heads, int64_t{1},
+                                    (op.Tq + kQueriesPerShare - 1) / kQueriesPerShare);
   // Waking the other threads costs some microseconds: a part smaller than that is not worth one.
   constexpr int64_t kMultipliesPerPart = 200'000;
-  const int64_t grain = 1 + kMultipliesPerPart / (op.Tq * op.Tk * op.D);
-  at::parallel_for(0, op.P * op.H, grain, [&](int64_t first, int64_t last) {
-    attend(op, children, first, last, thread_scratch());
+  const int64_t grain = 1 + kMultipliesPerPart * shares / (op.Tq * op.Tk * op.D);
+  at::parallel_for(0, heads * shares, grain, [&](int64_t first, int64_t last) {
+    attend(op, children, shares, first, last, thread_scratch());
   });
 }
 

@@ -20,7 +20,8 @@ PILOT_INLINE void prefetch(const T* row, int64_t stride, int64_t positions, int6
 }
 
 // The same head of the next parent. A head's rows are short pieces far apart, which the hardware does not see coming;
-// one parent ahead is long enough for memory to answer. Long sequences do work enough on each row to hide the wait.
+// one parent ahead is long enough for memory to answer. Long sequences do work enough on each row to hide the wait, and
+// only they have their queries shared.
 template <typename T>
 PILOT_INLINE void prefetch_next_parent(const PatchedAttention<T>& op, int64_t item, int64_t last) {
   constexpr int64_t kShort = 64;
@@ -35,14 +36,16 @@ template <typename T, int kBytes>
 using Vector = Simd<T, (kBytes > int(sizeof(T)) ? kBytes / int(sizeof(T)) : 1)>;
 
 template <typename T>
-void attend_heads(const PatchedAttention<T>& op, const Children& children, int64_t first, int64_t last, void* scratch) {
+void attend_heads(const PatchedAttention<T>& op, const Children& children, int64_t shares, int64_t first, int64_t last,
+                  void* scratch) {
   using Wide = Vector<T, PILOT_WIDE>;
   using Narrow = Vector<T, PILOT_NARROW>;
   for (int64_t item = first; item < last; ++item) {
     prefetch_next_parent(op, item, last);
-    Head<Wide> wide(op, children, item / op.H, item % op.H, scratch);
-    Head<Narrow> narrow(op, children, item / op.H, item % op.H, scratch);
-    for (int64_t i = 0; i < op.Tq; i += Wide::N) {
+    const int64_t head = item % op.H, parent = item / op.H % op.P, share = item / op.H / op.P;
+    Head<Wide> wide(op, children, parent, head, scratch);
+    Head<Narrow> narrow(op, children, parent, head, scratch);
+    for (int64_t i = share * Wide::N; i < op.Tq; i += shares * Wide::N) {
       const int64_t n = op.Tq - i < Wide::N ? op.Tq - i : Wide::N;
       if (n <= Narrow::N) {
         narrow.run(i, n);
