@@ -1,5 +1,5 @@
 // What every backend of patched_attention does before its kernel: check the arguments, in words, and describe them as plain pointers.
-// pilot/operator_checks.py repeats the checks for the eager twin and the fake implementation.
+// pilot/ops/checks.py repeats the checks for the eager twin and the fake implementation.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -1,5 +1,5 @@
 // What the checks of all operators are made of: one question about one tensor each, and what to say where the answer is no.
-// pilot/operator_checks.py says the same.
+// pilot/ops/checks.py says the same.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pilot.errors import PilotError
 
 if TYPE_CHECKING:  # this module says what to patch, and needs no PyTorch to say it
-    from pilot.model import ModelConfig
+    from pilot.models.transformer import ModelConfig
 
 
 class HeadPatch(NamedTuple):
@@ -56,7 +56,7 @@ def position_windows(
 
 
 def head_subsets(heads: Intervention) -> list[Intervention]:
-    """All 2**n sets of n heads. Number i holds head j if bit j of i is set: the order that pilot.statistics.shapley
+    """All 2**n sets of n heads. Number i holds head j if bit j of i is set: the order that pilot.experiments.shapley
     takes its values in.
     """
     return [tuple(compress(heads, _bits(i, len(heads)))) for i in range(2 ** len(heads))]

@@ -4,7 +4,7 @@ import sys
 
 
 def _in_a_word(kind, error, traceback) -> None:
-    """Ctrl-C while modules are still being imported, which takes seconds; later it is pilot.cli that sees it."""
+    """Ctrl-C while modules are still being imported, which takes seconds; later pilot.runtime.cli sees it."""
     if issubclass(kind, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
     else:

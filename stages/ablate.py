@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from pilot.ablation import METHODS, ablated_correct, mean_head_outputs
-from pilot.checkpoint import load_model
-from pilot.cli import Parser, command, resolve_device
-from pilot.dataset import HALVES, buckets_by_length, read_examples
-from pilot.expressions import KINDS
-from pilot.files import write_json
+from pilot.arithmetic.examples import HALVES, buckets_by_length, read_examples
+from pilot.arithmetic.grammar import KINDS
+from pilot.experiments.ablation import METHODS, ablated_correct, mean_head_outputs
+from pilot.experiments.params import AblateParams, SweepParams
+from pilot.experiments.statistics import Estimate, bootstrap_difference, bootstrap_mean
 from pilot.interventions import single_heads
-from pilot.params import AblateParams, load_params
-from pilot.statistics import Estimate, bootstrap_difference, bootstrap_mean
+from pilot.models.checkpoint import load_model
+from pilot.runtime.cli import Parser, command, resolve_device
+from pilot.runtime.files import write_json
+from pilot.runtime.schema import load_section
 from pilot.sweep import resolve_impl
 
 
@@ -32,10 +33,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_device()
     args = parser.parse_args(argv)
     device = resolve_device(args.device)
-    everything = load_params(args.config)
-    params = everything.ablate
+    params = load_section(args.config, "ablate", AblateParams)
+    sweep = load_section(args.config, "sweep", SweepParams)
     model = load_model(args.checkpoint, device)
-    impl = resolve_impl(model, everything.sweep.impl)
+    impl = resolve_impl(model, sweep.impl)
     paths = {kind: args.data_dir / f"pilot_test_{kind}.jsonl" for kind in KINDS}
     tests = {kind: buckets_by_length(read_examples(path, model.config.context)) for kind, path in paths.items()}
     val = read_examples(args.data_dir / "pilot_val.jsonl", model.config.context)

@@ -18,25 +18,27 @@ import numpy as np
 import torch
 from tabulate import tabulate
 
-from pilot import distributed
-from pilot.checkpoint import load_model
-from pilot.cli import Parser, command, resolve_device
-from pilot.counterfactual import DIRECTIONS, CounterfactualPair, read_pairs
-from pilot.edits import EDITS, MAIN_EDIT
-from pilot.effects import logit_difference_changes
-from pilot.enumeration import Game, best_sets, play, redundant_with
-from pilot.experiment import in_words, patch_pairs, usable_pairs, verdicts
-from pilot.files import write_csv, write_json
+from pilot.arithmetic.edits import EDITS, MAIN_EDIT
+from pilot.arithmetic.pairs import CounterfactualPair, read_pairs
+from pilot.experiments.effects import logit_difference_changes
+from pilot.experiments.pairs import DIRECTIONS
+from pilot.experiments.params import CounterfactualParams, SweepParams
+from pilot.experiments.positions import position_map
+from pilot.experiments.selection import pipeline_targets, read_selection
+from pilot.experiments.statistics import selection_frequency
+from pilot.experiments.subsets import Game, best_sets, play, redundant_with
+from pilot.experiments.verdicts import in_words, patch_pairs, usable_pairs, verdicts
 from pilot.interventions import Intervention, single_heads
-from pilot.model import PilotTransformer
-from pilot.params import Params, PatchParams, load_params
-from pilot.position_map import position_map
-from pilot.resume import fingerprint
-from pilot.selection import pipeline_targets, read_selection
-from pilot.shards import Shards
-from pilot.statistics import selection_frequency
+from pilot.models.checkpoint import load_model
+from pilot.models.transformer import PilotTransformer
+from pilot.ops.toolchain import sources
+from pilot.runtime import distributed
+from pilot.runtime.cli import Parser, command, resolve_device
+from pilot.runtime.files import write_csv, write_json
+from pilot.runtime.resume import fingerprint
+from pilot.runtime.schema import load_section
+from pilot.runtime.shards import Shards
 from pilot.sweep import resolve_impl
-from pilot.toolchain import sources
 
 # The tables beside counterfactual.json, of MAIN_EDIT pairs; DVC wants them there even where they have no rows.
 TABLES = {
@@ -64,15 +66,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_device()
     args = parser.parse_args(argv)
     distributed.launch("stages.counterfactual", sys.argv[1:] if argv is None else argv)
-    device, params = resolve_device(args.device), load_params(args.config)
+    device = resolve_device(args.device)
+    params = load_section(args.config, "counterfactual", CounterfactualParams)
+    sweep = load_section(args.config, "sweep", SweepParams)
     with distributed.process_group(device, fixed_threads=True) as device:
-        _analyse(args, params, device)
+        _analyse(args, params, sweep.impl, device)
 
 
-def _analyse(args: Namespace, everything: Params, device: torch.device) -> None:
-    params = everything.patch
+def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: torch.device) -> None:
     model = load_model(args.checkpoint, device)
-    impl = distributed.from_main(lambda: resolve_impl(model, everything.sweep.impl))  # builds the operator, once
+    impl = distributed.from_main(lambda: resolve_impl(model, impl))  # builds the operator, once
     ranked, k = read_selection(args.selection, model.config)
     targets = pipeline_targets(ranked, k, ())
     groups, counts = distributed.from_main(
@@ -118,7 +121,7 @@ def _analyse(args: Namespace, everything: Params, device: torch.device) -> None:
 
 
 def _stability(
-    model: PilotTransformer, pairs: Sequence[CounterfactualPair], k: int, params: PatchParams, impl: str
+    model: PilotTransformer, pairs: Sequence[CounterfactualPair], k: int, params: CounterfactualParams, impl: str
 ) -> dict[str, dict[str, float]]:
     """How often each head is among the k of largest effect when the pairs are drawn anew, by direction."""
     heads = single_heads(model.config)
@@ -135,7 +138,7 @@ def _play(
     select: Sequence[CounterfactualPair],
     confirm: Sequence[CounterfactualPair],
     heads: Intervention,
-    params: PatchParams,
+    params: CounterfactualParams,
     impl: str,
     shards: Shards,
     direction: str,
@@ -152,7 +155,7 @@ def _play(
 def _enumerate(
     play_sets: Callable[[str], dict[str, Game]],
     ranked: Intervention,
-    params: PatchParams,
+    params: CounterfactualParams,
     verdict: dict[str, dict],
     tables: Tables,
 ) -> dict[str, dict]:

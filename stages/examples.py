@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pilot.checkpoint import load_model
-from pilot.cli import Parser, command, resolve_device
-from pilot.counterfactual import ROLES, read_pairs
+from pilot.arithmetic.pairs import read_pairs
 from pilot.errors import PilotError
-from pilot.examples import choose_pairs, worked_example
-from pilot.files import write_text
-from pilot.selection import read_selection
+from pilot.experiments.pairs import ROLES
+from pilot.experiments.selection import read_selection
+from pilot.experiments.worked_examples import choose_pairs, worked_example
+from pilot.models.checkpoint import load_model
+from pilot.runtime.cli import Parser, command, resolve_device
+from pilot.runtime.files import write_text
 
 KIND = ("regroup", "confirm")
 N_PAIRS = 12

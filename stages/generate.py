@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pilot.cli import Parser, command
-from pilot.counterfactual import write_pairs
-from pilot.dataset import write_examples
-from pilot.params import load_params
-from pilot.sampling import draw_pairs, draw_splits
+from pilot.arithmetic.examples import write_examples
+from pilot.arithmetic.pairs import write_pairs
+from pilot.arithmetic.params import DataParams
+from pilot.arithmetic.sampling import draw_pairs, draw_splits
+from pilot.runtime.cli import Parser, command
+from pilot.runtime.schema import load_section
 
 
 @command
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
         "--output-dir", type=Path, default=Path("data"), help="folder for the data (default: %(default)s)"
     )
     args = parser.parse_args(argv)
-    data = load_params(args.config).data
+    data = load_section(args.config, "data", DataParams)
     splits, pairs = draw_splits(data), draw_pairs(data)
     for name, examples in splits.items():
         path = args.output_dir / f"pilot_{name}.jsonl"

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pilot.checkpoint import load_model
-from pilot.cli import Parser, command, resolve_device
-from pilot.dataset import HALVES, buckets_by_length, read_examples
+from pilot.arithmetic.examples import HALVES, buckets_by_length, read_examples
+from pilot.arithmetic.scoring import score_model
 from pilot.errors import PilotError
-from pilot.files import write_json
+from pilot.experiments.params import PatchParams, SweepParams
+from pilot.experiments.repair import Setting, control_heads, repair_rates
+from pilot.experiments.selection import pipeline_targets, read_selection
+from pilot.experiments.walkthrough import RULE, NoPair, narrate
 from pilot.interventions import (
     HeadPatch,
     Intervention,
@@ -20,12 +22,11 @@ from pilot.interventions import (
     parse_positions,
     single_heads,
 )
-from pilot.model import ModelConfig
-from pilot.narration import RULE, NoPair, narrate
-from pilot.params import load_params
-from pilot.repair import Setting, control_heads, repair_rates
-from pilot.scoring import score_model
-from pilot.selection import pipeline_targets, read_selection
+from pilot.models.checkpoint import load_model
+from pilot.models.transformer import ModelConfig
+from pilot.runtime.cli import Parser, command, resolve_device
+from pilot.runtime.files import write_json
+from pilot.runtime.schema import load_section
 
 GUIDE_HEAD = HeadPatch(2, 2)
 METRICS_FILE = Path("metrics/patching.json")
@@ -59,8 +60,8 @@ def _parser() -> Parser:
 def main(argv: list[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     device = resolve_device(args.device)
-    everything = load_params(args.config)
-    params, impl = everything.patch, everything.sweep.impl
+    params = load_section(args.config, "patch", PatchParams)
+    impl = load_section(args.config, "sweep", SweepParams).impl
     span = parse_positions(args.positions) if args.positions else None
     named = _named_target(args)
     if named and span:

@@ -9,11 +9,11 @@ import numpy as np
 from tabulate import tabulate
 from tqdm import tqdm
 
-from pilot.cli import Parser, command
 from pilot.errors import PilotError
-from pilot.files import write_json
-from pilot.planted import KINDS, random_circuit
-from pilot.planted_scores import METHODS, SIZES, Score, false_positives, score
+from pilot.experiments.planted.circuits import KINDS, random_circuit
+from pilot.experiments.planted.scores import METHODS, SIZES, Score, false_positives, score
+from pilot.runtime.cli import Parser, command
+from pilot.runtime.files import write_json
 
 
 @command

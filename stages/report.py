@@ -6,17 +6,17 @@ from pathlib import Path
 
 from jinja2 import UndefinedError
 
-from pilot.cli import Parser, command
 from pilot.errors import PilotError
-from pilot.exhibits import model_exhibits
-from pilot.figures import figure, png
-from pilot.files import read_json, write_bytes, write_json, write_text
-from pilot.params import load_params
-from pilot.patching_exhibits import patching_exhibits
-from pilot.provenance import data_hashes, versions
-from pilot.report import html_page
-from pilot.results import head_table, read_results
-from pilot.summary import summary
+from pilot.reporting.matplotlib_figures import figure, png
+from pilot.reporting.model_findings import model_exhibits
+from pilot.reporting.page import html_page
+from pilot.reporting.params import load_params
+from pilot.reporting.patching_findings import patching_exhibits
+from pilot.reporting.provenance import data_hashes, versions
+from pilot.reporting.results import head_table, read_results
+from pilot.reporting.summary import summary
+from pilot.runtime.cli import Parser, command
+from pilot.runtime.files import read_json, write_bytes, write_json, write_text
 
 
 @command

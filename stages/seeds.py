@@ -14,12 +14,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pilot.cli import Parser, command
 from pilot.errors import PilotError
-from pilot.files import write_json
 from pilot.interventions import parse_heads
-from pilot.results import Rows
-from pilot.summary import SET_SIZE, recovery_of_sets
+from pilot.reporting.results import Rows
+from pilot.reporting.summary import SET_SIZE, recovery_of_sets
+from pilot.runtime.cli import Parser, command
+from pilot.runtime.files import write_json
 
 METRICS = ("metrics/train.json", "metrics/counterfactual.json")
 BEST_SETS = "metrics/best_sets.csv"
@@ -91,7 +91,9 @@ def summary(revision: str, train: Mapping, counterfactual: Mapping, best_sets: R
             "heads": {word: sum(verdict[word] for verdict in verdicts) for word in ("sufficient", "necessary")},
         }
     except (KeyError, TypeError, AttributeError) as error:
-        raise PilotError(f"{revision}: {METRICS[1]} lacks {error}; run it with patch.exhaustive true") from None
+        raise PilotError(
+            f"{revision}: {METRICS[1]} lacks {error}; run it with counterfactual.exhaustive true"
+        ) from None
 
 
 def flatten(values: Mapping, prefix: str = "") -> dict[str, float]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pilot.cli import Parser, command
 from pilot.errors import PilotError
-from pilot.files import read_json, write_json
+from pilot.experiments.params import SelectParams
 from pilot.interventions import parse_heads
-from pilot.params import load_params
+from pilot.runtime.cli import Parser, command
+from pilot.runtime.files import read_json, write_json
+from pilot.runtime.schema import load_section
 
 
 @command
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--ablation", type=Path, default=Path("metrics/ablation.json"), help="(default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("metrics/selection.json"), help="(default: %(default)s)")
     args = parser.parse_args(argv)
-    params = load_params(args.config).select
+    params = load_section(args.config, "select", SelectParams)
     try:
         ablation = read_json(args.ablation, made_by="ablate")
         impact, confirmed = (

@@ -16,18 +16,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pilot import distributed
-from pilot.checkpoint import checkpoint_bytes, load_model
-from pilot.cli import Parser, command, resolve_device
-from pilot.dataset import buckets_by_length, read_examples
+from pilot.arithmetic.examples import buckets_by_length, read_examples
+from pilot.arithmetic.grammar import KINDS, kind_of
+from pilot.arithmetic.params import DataParams
+from pilot.arithmetic.scoring import METRICS, score_model
 from pilot.errors import PilotError
-from pilot.expressions import KINDS, kind_of
-from pilot.files import remove_leftovers, write_bytes, write_json, write_text
-from pilot.model import ModelConfig, PilotTransformer
-from pilot.params import Params, load_params
-from pilot.resume import SavedState, fingerprint
-from pilot.scoring import METRICS, score_model
-from pilot.training import EpochRecord, Training
+from pilot.models.checkpoint import checkpoint_bytes, load_model
+from pilot.models.transformer import ModelConfig, PilotTransformer
+from pilot.runtime import distributed
+from pilot.runtime.cli import Parser, command, resolve_device
+from pilot.runtime.files import remove_leftovers, write_bytes, write_json, write_text
+from pilot.runtime.resume import SavedState, fingerprint
+from pilot.runtime.schema import load_section
+from pilot.training.loop import EpochRecord, Training
+from pilot.training.params import ModelParams, TrainParams
 
 
 @command
@@ -42,26 +44,29 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_device()
     args = parser.parse_args(argv)
     args.metrics_dir = args.metrics_dir or args.output_dir
-    device, params = resolve_device(args.device), load_params(args.config)
+    device = resolve_device(args.device)
+    grammar = load_section(args.config, "data", DataParams).grammar
+    model = load_section(args.config, "model", ModelParams)
+    params = load_section(args.config, "train", TrainParams)
+    config = ModelConfig(context=grammar.longest_line() + 1, **model.model_dump())
     with distributed.process_group(device) as device:
-        _train_and_test(args, params, device)
+        _train_and_test(args, config, params, device)
 
 
-def _train_and_test(args: Namespace, params: Params, device: torch.device) -> None:
-    config = ModelConfig(context=params.data.grammar.longest_line() + 1, **params.model.model_dump())
+def _train_and_test(args: Namespace, config: ModelConfig, params: TrainParams, device: torch.device) -> None:
     paths = {name: args.data_dir / f"pilot_{name}.jsonl" for name in ("train", "val", "test_flat", "test_paren")}
     examples = {name: read_examples(path, config.context) for name, path in paths.items()}
     val = {kind: buckets_by_length([e for e in examples["val"] if kind_of(e.expression) == kind]) for kind in KINDS}
     for kind, buckets in val.items():
         if not buckets:
             raise PilotError(f"{paths['val']}: holds no {kind} expressions; make it again: dvc repro -f generate")
-    torch.manual_seed(params.train.seed)
+    torch.manual_seed(params.seed)
     model = PilotTransformer(config).to(device)
     print(f"Training {model.n_parameters / 1e6:.2f}M parameters on {len(examples['train'])} lines, device {device}")
 
-    key = fingerprint({"model": asdict(config), "train": params.train.model_dump()}, [Path(__file__), *paths.values()])
+    key = fingerprint({"model": asdict(config), "train": params.model_dump()}, [Path(__file__), *paths.values()])
     state = SavedState(args.output_dir.parent / ".state" / f"{args.output_dir.name}.pt", key)
-    run = _Run(Training(model, buckets_by_length(examples["train"]), params.train), state, args)
+    run = _Run(Training(model, buckets_by_length(examples["train"]), params), state, args)
     run.resume()
     run.training.run(val, run.on_epoch, run.save, progress=distributed.is_main())
     if not distributed.is_main():

@@ -2,7 +2,7 @@
 
 Lines and pairs are the same at every checkpoint, so that its numbers compare: the confirm half of the parenthesised
 test lines, and the regroup pairs of the confirm split that the last checkpoint answers right on both sides.
-A head matters from the first epoch on from which its measure stays above patch.min_effect.
+A head matters from the first epoch on from which its measure stays above counterfactual.min_effect.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pathlib import Path
 from tabulate import tabulate
 from tqdm import tqdm
 
-from pilot.checkpoint import load_model
-from pilot.cli import Parser, command, resolve_device
-from pilot.counterfactual import read_pairs
-from pilot.dataset import HALVES, buckets_by_length, read_examples
-from pilot.edits import MAIN_EDIT
-from pilot.experiment import usable_pairs
-from pilot.files import write_csv, write_json
-from pilot.params import load_params
+from pilot.arithmetic.edits import MAIN_EDIT
+from pilot.arithmetic.examples import HALVES, buckets_by_length, read_examples
+from pilot.arithmetic.pairs import read_pairs
+from pilot.experiments.params import CounterfactualParams, SweepParams
+from pilot.experiments.trajectory import MEASURES, Snapshot, begins_to_matter, measure_heads, read_snapshots
+from pilot.experiments.verdicts import usable_pairs
+from pilot.models.checkpoint import load_model
+from pilot.runtime.cli import Parser, command, resolve_device
+from pilot.runtime.files import write_csv, write_json
+from pilot.runtime.schema import load_section
 from pilot.sweep import resolve_impl
-from pilot.trajectory import MEASURES, Snapshot, begins_to_matter, measure_heads, read_snapshots
 
 
 @command
@@ -37,24 +38,25 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     started = time.perf_counter()
     device = resolve_device(args.device)
-    params = load_params(args.config)
+    params = load_section(args.config, "counterfactual", CounterfactualParams)
+    sweep = load_section(args.config, "sweep", SweepParams)
     snapshots = read_snapshots(args.run_dir)
     last = load_model(snapshots[-1].path, device)
-    impl = resolve_impl(last, params.sweep.impl)
+    impl = resolve_impl(last, sweep.impl)
     val = buckets_by_length(read_examples(args.data_dir / "pilot_val.jsonl", last.config.context))
     lines = read_examples(args.data_dir / "pilot_test_paren.jsonl", last.config.context)[HALVES["confirm"]]
     group = (MAIN_EDIT, "confirm")
     drawn = read_pairs(args.data_dir / "pilot_pairs.jsonl", last.config.context)
     drawn = [pair for pair in drawn if (pair.edit, pair.split) == group]
-    pairs = usable_pairs(last, drawn, params.patch.min_logit_gap, impl)[0][group]
+    pairs = usable_pairs(last, drawn, params.min_logit_gap, impl)[0][group]
 
     measured = {
         snapshot.epoch: measure_heads(
-            load_model(snapshot.path, device), val, buckets_by_length(lines), pairs, params.patch.min_logit_gap, impl
+            load_model(snapshot.path, device), val, buckets_by_length(lines), pairs, params.min_logit_gap, impl
         )
         for snapshot in tqdm(snapshots, unit="checkpoint", disable=None)
     }
-    begins = begins_to_matter(measured, params.patch.min_effect)
+    begins = begins_to_matter(measured, params.min_effect)
 
     for snapshot in snapshots:
         path = args.metrics_dir / "trajectory" / f"epoch_{snapshot.epoch:03d}.json"
@@ -64,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         args.metrics_dir / "trajectory.json",
         {"checkpoints": len(snapshots), "lines": len(lines), "pairs": len(pairs), "begins_to_matter": begins},
     )
-    _print_results(snapshots, measured, begins, params.patch.min_effect)
+    _print_results(snapshots, measured, begins, params.min_effect)
     seconds = time.perf_counter() - started
     print(f"{len(snapshots)} checkpoints, {len(lines)} lines, {len(pairs)} {MAIN_EDIT} pairs: {seconds:.0f} s")
     print(f"Wrote {args.metrics_dir / 'trajectory.json'}")

@@ -8,9 +8,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
-from project import write_params
+from support.project import write_params
 
-from pilot.model import ModelConfig, PilotTransformer
+from pilot.models.transformer import ModelConfig, PilotTransformer
 from stages import generate, train
 
 ALL_THREADS = torch.get_num_threads()

@@ -12,7 +12,7 @@ from pilot.interventions import (
     single_heads,
     single_positions,
 )
-from pilot.model import ModelConfig
+from pilot.models.transformer import ModelConfig
 
 CONFIG = ModelConfig(n_layers=2, n_heads=4)
 

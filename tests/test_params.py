@@ -1,8 +1,8 @@
 import pytest
-from project import ROOT
+from support.project import ROOT
 
 from pilot.errors import PilotError
-from pilot.params import load_params
+from pilot.reporting.params import load_params
 
 TEXT = (ROOT / "params.yaml").read_text()
 

@@ -17,7 +17,7 @@ struct HiddenArguments {
   const at::Tensor &hidden, &after;
 };
 
-// Raises on a wrong dimension, shape, dtype, device or stride. pilot/operator_checks.py repeats this.
+// Raises on a wrong dimension, shape, dtype, device or stride. pilot/ops/checks.py repeats this.
 void check(const HiddenArguments& a) {
   const Named state{"state", a.state};
   check_dim(state, 4, "(N, B, W, d + m)");

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from project import no_compiler
+from support.project import no_compiler
 
-from pilot import extension
-from pilot.branching import branched_hidden
-from pilot.model import ModelConfig
+from pilot.models.transformer import ModelConfig
+from pilot.ops import build
+from pilot.ops.branched_hidden import branched_hidden
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
@@ -51,7 +51,7 @@ def test_branched_hidden(benchmark, best_time, shape, impl):
     benchmark.extra_info.update(
         impl=impl,
         threads=torch.get_num_threads(),
-        instruction_set=extension.build_facts()["instruction_set"],
+        instruction_set=build.build_facts()["instruction_set"],
         rows=rows,
         product_seconds=best_time(lambda: after.addmm_(hidden, mlp_out), 0.2) if benchmark.enabled else None,
     )

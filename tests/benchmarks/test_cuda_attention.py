@@ -17,9 +17,9 @@ import torch.nn.functional as F
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU here to time", allow_module_level=True)
 
-from pilot import extension
+from pilot.ops import build
 
-extension.load("cuda")
+build.load("cuda")
 
 # P, T, H, D, fan-out, dtype
 SHAPES = [

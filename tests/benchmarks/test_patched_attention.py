@@ -8,15 +8,15 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from project import no_compiler
+from support.project import no_compiler
 
-from pilot import extension
-from pilot.attention import eager_patched_attention, patched_attention
+from pilot.ops import build
+from pilot.ops.patched_attention import eager_patched_attention, patched_attention
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
 
-extension.load()
+build.load()
 
 # P, T, H, D, fan-out
 SHAPES = [
@@ -81,7 +81,7 @@ def test_patched_attention(benchmark, best_time, shape, impl, copy_bandwidth, ge
     benchmark.extra_info.update(
         impl=impl,
         threads=torch.get_num_threads(),
-        instruction_set=extension.build_facts()["instruction_set"],
+        instruction_set=build.build_facts()["instruction_set"],
         flops=flops,
         bytes=moved,
         copy_bandwidth=copy_bandwidth,

@@ -3,7 +3,7 @@
 On the CPU, and on a GPU where there is one.
 
 Results are compared before anything is timed, and no time fails a test. The reference runs at the best of three batch
-sizes, on a sample. FLOPs are what the plan counts (pilot.work), beside the rate that the same run measured for the
+sizes, on a sample. FLOPs are what the plan counts (support.flops), beside the rate that the same run measured for the
 engine's own largest matrix product.
 """
 
@@ -13,14 +13,14 @@ import time
 
 import pytest
 import torch
-from project import no_compiler
+from support.flops import count_work, unpatched_flops
+from support.project import no_compiler
 
-from pilot.engine import row_budget
 from pilot.interventions import head_subsets, single_heads, single_positions
-from pilot.model import ModelConfig, PilotTransformer
-from pilot.plan import Planner
+from pilot.models.transformer import ModelConfig, PilotTransformer
 from pilot.sweep import sweep
-from pilot.work import count_work, unpatched_flops
+from pilot.sweep.plan import Planner
+from pilot.sweep.scheduler import row_budget
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)

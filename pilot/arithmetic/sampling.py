@@ -1,0 +1,128 @@
+"""Draws the expressions of every split and the counterfactual pairs, none of them twice."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from pilot.arithmetic.edits import EDITS, neighbours
+from pilot.arithmetic.examples import Example
+from pilot.arithmetic.grammar import Grammar, evaluate, kind_of, operand_count
+from pilot.arithmetic.pairs import SPLITS, CounterfactualPair
+from pilot.arithmetic.params import DataParams
+from pilot.errors import PilotError
+
+# At most this share of the expressions of one kind and operand count is held out for validation and test, and as
+# much for counterfactual pairs, so that the few short ones (300 flat expressions of two one-digit operands) stay
+# in the training set.
+HELD_OUT_SHARE = 0.1
+
+# Expressions tried for each pair that is wanted, as not every edit changes the value. Few enough that a stratum has
+# them: a pair's share of it is HELD_OUT_SHARE / 6 at most.
+TRIES = 20
+
+
+def draw_pairs(params: DataParams) -> list[CounterfactualPair]:
+    """Pairs of each edit, `params.pairs_per_edit` of them, no expression in two; the same for the same parameters.
+
+    They are spread over the operand counts like the splits, and fewer where a grammar has too few expressions or few
+    whose value the edit changes. An expression and one of its neighbours under the edit are drawn uniformly among
+    those whose values differ, and a coin says which is clean, so both sides have one distribution. Every other pair
+    is for `select`, the rest for `confirm`. Raises PilotError if the grammar gives no pair at all.
+    """
+    grammar, rng = params.grammar, random.Random(f"pairs {params.seed}")  # not the stream that draws the splits
+    counts = {n: grammar.count("paren", n) for n in grammar.operand_counts}
+    sizes = _spread(params.pairs_per_edit, {n: int(c * HELD_OUT_SHARE / (2 * len(EDITS))) for n, c in counts.items()})
+    pairs, used = [], set()
+    for edit in EDITS:
+        drawn = []
+        for n, size in sizes.items():
+            texts = (grammar.expression("paren", n, i) for i in rng.sample(range(counts[n]), TRIES * size))
+            drawn += islice(_edited(texts, edit, grammar, used, rng), size)
+        pairs += [
+            CounterfactualPair(*rng.sample(sides, 2), edit, SPLITS[i % len(SPLITS)]) for i, sides in enumerate(drawn)
+        ]
+    if not pairs:
+        raise _too_few("paren", sum(counts.values()))
+    return pairs
+
+
+def _edited(
+    texts: Iterable[str], edit: str, grammar: Grammar, used: set[str], rng: random.Random
+) -> Iterator[tuple[Example, Example]]:
+    """The texts, each with a random neighbour, whose values differ and neither of which is `used`; adds them to it."""
+    for text in texts:
+        candidates = neighbours(grammar, text, edit)
+        if candidates:
+            sides = text, rng.choice(candidates)
+            examples = tuple(map(_example, sides))
+            if used.isdisjoint(sides) and examples[0].result != examples[1].result:
+                used.update(sides)
+                yield examples
+
+
+def draw_splits(params: DataParams) -> dict[str, list[Example]]:
+    """Disjoint splits `train`, `val`, `test_flat` and `test_paren`, the same for the same parameters.
+
+    Each is spread evenly over the operand counts as far as the grammar has enough expressions of each, and is
+    smaller than asked for where it has not. None holds a side of one of the parameters' pairs (`draw_pairs`).
+    Raises PilotError if a kind has too few expressions to give every split some.
+    """
+    grammar, rng = params.grammar, random.Random(params.seed)
+    wanted = {"flat": round(params.train_size * params.flat_fraction)}
+    wanted["paren"] = params.train_size - wanted["flat"]
+    in_pairs = {side.expression for pair in draw_pairs(params) for side in (pair.clean, pair.corrupt)}
+    taken = Counter((kind_of(text), operand_count(text)) for text in in_pairs)
+    drawn: dict[tuple[str, str], list[str]] = {}
+    for kind, train_wanted in wanted.items():
+        counts = {n: grammar.count(kind, n) for n in grammar.operand_counts}
+        held_out = {n: int(count * HELD_OUT_SHARE / 2) for n, count in counts.items()}
+        sizes = {"test": _spread(params.test_size, held_out), "val": _spread(params.val_size, held_out)}
+        left = {n: count - sizes["test"][n] - sizes["val"][n] - taken[kind, n] for n, count in counts.items()}
+        sizes["train"] = _spread(train_wanted, left)
+        # One sample without repetition a stratum, cut into the splits: disjoint by construction. It is larger than
+        # the splits by as many as the pairs may have of it.
+        strata = {}
+        for n, count in counts.items():
+            numbers = rng.sample(range(count), sum(size[n] for size in sizes.values()) + taken[kind, n])
+            texts = (grammar.expression(kind, n, i) for i in numbers)
+            strata[n] = [text for text in texts if text not in in_pairs]
+        for split, size in sizes.items():
+            texts = []
+            for n, stratum in strata.items():
+                texts += stratum[: size[n]]
+                del stratum[: size[n]]
+            if not texts and (split != "train" or train_wanted):
+                raise _too_few(kind, sum(counts.values()))
+            rng.shuffle(texts)
+            drawn[kind, split] = texts
+    splits = {
+        "train": drawn["flat", "train"] + drawn["paren", "train"],
+        "val": drawn["flat", "val"] + drawn["paren", "val"],
+        "test_flat": drawn["flat", "test"],
+        "test_paren": drawn["paren", "test"],
+    }
+    rng.shuffle(splits["train"])
+    return {name: [_example(text) for text in texts] for name, texts in splits.items()}
+
+
+def _example(text: str) -> Example:
+    return Example(text, str(evaluate(text)))
+
+
+def _too_few(kind: str, count: int) -> PilotError:
+    return PilotError(
+        f"data: the grammar has only {count} {kind} expressions, too few to fill train, val and test and to make "
+        "counterfactual pairs; raise data.max_operand or data.max_operands, or add data.operators"
+    )
+
+
+def _spread(total: int, capacity: dict[int, int]) -> dict[int, int]:
+    """`total` shared out evenly, nobody above its capacity; less in all where the capacities are smaller."""
+    shares = {}
+    for left, n in zip(range(len(capacity), 0, -1), sorted(capacity, key=capacity.get), strict=True):
+        shares[n] = min(capacity[n], total // left)
+        total -= shares[n]
+    return shares

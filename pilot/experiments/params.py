@@ -1,0 +1,46 @@
+"""The sections of params.yaml that say how a checkpoint is analysed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pilot.runtime.schema import Count, Resamples, Section, Seed, Share
+
+
+class AnalysisParams(Section):
+    checkpoint: str
+
+
+class SweepParams(Section):
+    impl: Literal["auto", "fused", "eager", "reference"]
+
+
+class AblateParams(Section):
+    seed: Seed
+    resamples: Resamples
+
+
+class SelectParams(Section):
+    ablation: Literal["zero", "mean", "resample"]
+    top_k: Count
+    min_impact: Share
+
+
+class CounterfactualParams(Section):
+    seed: Seed
+    resamples: Resamples
+    min_logit_gap: Annotated[float, Field(gt=0)]
+    random_sets: Count
+    min_effect: Share
+    min_interaction: Share
+    exhaustive: bool
+    exhaustive_pairs: Annotated[int, Field(ge=2)]
+
+
+class PatchParams(Section):
+    seed: Seed
+    metric: Literal["exact_match", "final_token"]
+    donors_per_recipient: Count
+    position_ranges: list[Annotated[str, Field(pattern=r"^\d*:\d*$")]]

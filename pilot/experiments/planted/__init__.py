@@ -1,0 +1,1 @@
+"""Circuits that are set by hand, to test the experiment on."""

@@ -1,0 +1,188 @@
+"""Intervals, paired tests, corrections for many tests, and how stable a selection is.
+
+Shapes: P pairs, n heads, M tests. Intervals are 95 % unless `level` says otherwise; those of the bootstrap are
+percentile intervals (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """Values with their confidence intervals, arrays of one shape; `estimates[i]` is the Estimate at index i."""
+
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> Estimate:
+        return Estimate(float(self.value[index]), float(self.low[index]), float(self.high[index]))
+
+
+def clustered_rate(successes: np.ndarray, cluster: np.ndarray, level: float = 0.95) -> Estimate:
+    """A rate over trials that come in related groups, with a Wilson interval at the effective number of trials.
+
+    successes   (N,) bool
+    cluster     (N,) which group each trial belongs to; trials of one group may depend on each other
+
+    The effective number is what independent trials would need for the same variance (Korn & Graubard 1998,
+    Survey Methodology 24), never more than N, and the number of groups where no variance shows (all or none
+    succeed). With groups of one this is the plain Wilson interval. Raises ValueError without trials.
+    """
+    if len(successes) == 0:
+        raise ValueError("a rate needs at least one trial")
+    successes = np.asarray(successes, dtype=float)
+    _, group = np.unique(cluster, return_inverse=True)
+    n, n_groups, rate = len(successes), group.max() + 1, successes.mean()
+    residuals = np.bincount(group, weights=successes - rate)
+    variance = (residuals**2).sum() * n_groups / max(n_groups - 1, 1) / n**2
+    effective = min(n, rate * (1 - rate) / variance) if variance > 0 else n_groups
+    return Estimate(rate, *_wilson(rate, effective, level))
+
+
+def _wilson(rate: float, n: float, level: float) -> tuple[float, float]:
+    # scipy's binomtest has this for whole counts only.
+    z = stats.norm.ppf((1 + level) / 2)
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def bootstrap_mean(values: np.ndarray, resamples: int, rng: np.random.Generator, level: float = 0.95) -> Estimate:
+    """The mean of values (N,) with a percentile bootstrap interval over them."""
+    return Estimate(float(np.mean(values)), *_percentiles(_resampled_means(values, resamples, rng), level))
+
+
+def bootstrap_difference(
+    a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Generator, level: float = 0.95
+) -> Estimate:
+    """mean(a) - mean(b) of two independent samples, (N,) and (M,), with a percentile bootstrap interval."""
+    resampled = _resampled_means(a, resamples, rng) - _resampled_means(b, resamples, rng)
+    return Estimate(float(np.mean(a) - np.mean(b)), *_percentiles(resampled, level))
+
+
+def bootstrap_ratio(
+    numerator: np.ndarray,
+    denominator: np.ndarray | float,
+    resamples: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> Estimates:
+    """The ratio of two means over the same pairs, with a percentile bootstrap interval over the pairs.
+
+    numerator     (..., P)
+    denominator   (..., P) or (P,); 1 for plain means
+
+    Returns Estimates of shape (...). Every row is resampled with the same pairs, so that rows stay comparable. Raises
+    ValueError without pairs, and where resampled denominators reach zero or change sign: such a ratio has no interval.
+    """
+    numerator = np.asarray(numerator, dtype=float)
+    pairs = numerator.shape[-1]
+    denominator = np.broadcast_to(denominator, np.broadcast_shapes(np.shape(denominator), (pairs,)))
+    total = denominator.sum(-1)
+    resampled = []
+    for counts in _resampled_counts(pairs, resamples, rng):
+        resampled_total = denominator @ counts
+        if (resampled_total * total[..., None] <= 0).any():
+            raise ValueError(
+                "the denominators' mean is too close to zero for a ratio: it changes sign from resample to resample; "
+                "take more pairs, or only pairs with a clear denominator"
+            )
+        resampled.append(numerator @ counts / resampled_total)
+    return Estimates(numerator.sum(-1) / total, *_percentiles(np.concatenate(resampled, axis=-1), level))
+
+
+def sign_test(a: np.ndarray, b: np.ndarray, alternative: str = "two-sided") -> float:
+    """The p-value of the exact paired sign test: is a (P,) above b (P,) as often as below? Ties are dropped.
+
+    `alternative` is what a small p-value speaks for: a differs from b ("two-sided"), is above it ("greater") or below
+    ("less"). Where all pairs tie the p-value is 1. Of booleans, such as right and wrong answers, this is McNemar's
+    exact test. Sources: Dixon & Mood 1946, "The statistical sign test"; McNemar 1947, "Note on the sampling error of
+    the difference between correlated proportions or percentages". Raises ValueError for arrays of different shapes.
+    """
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"a sign test needs pairs, not {np.shape(a)} and {np.shape(b)} values")
+    above, below = int(np.greater(a, b).sum()), int(np.less(a, b).sum())
+    if above + below == 0:
+        return 1.0
+    return float(stats.binomtest(above, above + below, alternative=alternative).pvalue)
+
+
+def adjusted(pvalues: np.ndarray | Mapping[str, float], method: str = "holm") -> np.ndarray | dict[str, float]:
+    """The p-values of M tests, (M,) or by name, corrected for there being M of them; returned as they came.
+
+    "holm" bounds the chance of any false discovery, however the tests depend on each other (Holm 1979, "A simple
+    sequentially rejective multiple test procedure"); "benjamini-hochberg" the expected share of false ones among the
+    discoveries, for independent or positively dependent tests (Benjamini & Hochberg 1995, "Controlling the false
+    discovery rate"). Raises ValueError for another method and for what is no p-value.
+    """
+    if isinstance(pvalues, Mapping):
+        return dict(zip(pvalues, adjusted(list(pvalues.values()), method).tolist(), strict=True))
+    pvalues = np.asarray(pvalues, dtype=float)
+    if not ((pvalues >= 0) & (pvalues <= 1)).all():
+        raise ValueError("p-values must lie between 0 and 1")
+    if method == "holm":
+        order = np.argsort(pvalues)
+        result = np.empty_like(pvalues)
+        result[order] = np.maximum.accumulate(pvalues[order] * np.arange(len(pvalues), 0, -1)).clip(max=1)
+        return result
+    if method == "benjamini-hochberg":
+        return stats.false_discovery_control(pvalues)
+    raise ValueError(f"unknown correction {method!r}: holm or benjamini-hochberg")
+
+
+def selection_frequency(effects: np.ndarray, k: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each head is selected when the pairs are drawn anew: the stability of a selection.
+
+    effects (n, P) of n heads on P pairs -> (n,), the share of bootstrap resamples of the pairs in which the head is
+    among the k of largest mean effect; among equals the first, as stage `select` has it. The shares add up to k.
+    After Meinshausen & Bühlmann 2010, "Stability selection". Raises ValueError without pairs or unless 1 <= k <= n.
+    """
+    n, pairs = np.shape(effects)
+    if not 1 <= k <= n:
+        raise ValueError(f"cannot select {k} of {n} heads")
+    selected = np.zeros(n)
+    for counts in _resampled_counts(pairs, resamples, rng):
+        ranked = np.argsort(-(effects @ counts), axis=0, kind="stable")
+        selected += np.bincount(ranked[:k].ravel(), minlength=n)
+    return selected / resamples
+
+
+def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    # A resample is how often each distinct value is drawn: a multinomial, cheap for the few values of a
+    # difference between right and wrong answers.
+    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
+    return rng.multinomial(len(values), counts / counts.sum(), size=resamples) @ distinct / len(values)
+
+
+def _resampled_counts(pairs: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each pair is drawn in each resample: (P, some of the resamples) float64, some megabytes at a time."""
+    if pairs == 0:
+        raise ValueError("a bootstrap needs at least one pair")
+    step = max(1, 2**20 // pairs)
+    for done in range(0, resamples, step):
+        size = min(step, resamples - done)
+        yield rng.multinomial(pairs, np.full(pairs, 1 / pairs), size=size).T.astype(float)
+
+
+def _percentiles(resampled: np.ndarray, level: float) -> np.ndarray:
+    """The ends of the interval, (2, ...), of resampled (..., resamples)."""
+    return np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=-1)

@@ -1,0 +1,117 @@
+"""What the branches of a node of the trie (pilot.sweep.plan) make of a layer's state: `branched_hidden`.
+
+A state is a row of the residual stream x and, beside it, of the MLP's input x @ mlp_in (pilot.sweep.lowering). What a
+patched head adds to it is a term; a branch is a choice of terms. This is all that lies between two matrix products: the
+one that makes the terms, and the MLP's second.
+
+Shapes: N nodes, C branches of each, B pairs, W positions, K terms, d d_model, m d_mlp.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from pilot.ops.checks import check_branched_hidden
+from pilot.ops.norms import inverse_rms
+from pilot.ops.patched_attention import which_impl
+
+
+def branched_hidden(
+    state: Tensor,
+    terms: Tensor,
+    member: Tensor,
+    in_bias: Tensor,
+    out_bias: Tensor,
+    eps: float,
+    *,
+    impl: str = "auto",
+    hidden: Tensor,
+    after: Tensor,
+) -> None:
+    """The MLP's hidden units, and what its output is added to, for every branch.
+
+    Equivalent to:  added = torch.einsum("cbwk,knbws->ncbws", member.to(state.dtype), terms)
+                    total = state.unsqueeze(1) + added
+                    x, inputs = total.split([d, m], dim=-1)
+                    hidden[:] = gelu(inputs * rsqrt(x.square().mean(-1, keepdim=True) + eps) + in_bias)
+                    after[:] = x + out_bias
+
+    state     (N, B, W, d + m)        strided views welcome, last dim contiguous
+    terms     (K, N, B, W, d + m)     likewise
+    member    (C, B, W, K) bool       True: the branch adds the term; on the CPU
+    in_bias   (m,), out_bias (d,)
+    eps       added to the mean square
+    impl      "fused": the operator in csrc/, in float32 or float64 on a CPU; it has no CUDA kernel, and PyTorch runs
+              there. "eager", "auto" and errors are those of pilot.ops.patched_attention
+    hidden    (N, C, B, W, m)         written; contiguous
+    after     (N, C, B, W, d)         written; contiguous
+
+    NaN or infinity in a term does not reach a branch that does not add it. There is no gradient.
+    """
+    arguments = (state, terms, member, in_bias, out_bias, eps)
+    if which_impl(impl, state, terms, in_bias, out_bias) == "fused" and state.device.type == "cpu":
+        _register_fake()
+        torch.ops.pilot.branched_hidden(*arguments, hidden=hidden, after=after)
+    else:
+        eager_branched_hidden(*arguments, hidden=hidden, after=after)
+
+
+@torch.no_grad()
+def eager_branched_hidden(
+    state: Tensor,
+    terms: Tensor,
+    member: Tensor,
+    in_bias: Tensor,
+    out_bias: Tensor,
+    eps: float,
+    *,
+    hidden: Tensor,
+    after: Tensor,
+) -> None:
+    """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build, and on CUDA."""
+    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
+    x, inputs = _totals(state, terms, member).split([out_bias.shape[0], in_bias.shape[0]], dim=-1)
+    torch.addcmul(in_bias, inputs, inverse_rms(x, eps), out=hidden)
+    torch.ops.aten.gelu_(hidden)
+    torch.add(x, out_bias, out=after)
+
+
+def _totals(state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
+    """The state and the terms that each branch adds to it, (N, C, B, W, d + m).
+
+    A branch begins with what has been added up for a branch before it, where that lacks one term at most.
+    """
+    rows = member.flatten(1, 2)
+    some, everywhere = rows.any(1).tolist(), rows.all(1).tolist()  # (C, K)
+    totals = state.new_empty(state.shape[0], len(member), *state.shape[1:])
+    done: dict[tuple[int, ...], Tensor] = {(): state}
+    for c, total in enumerate(totals.unbind(1)):
+        whole = tuple(k for k, adds in enumerate(everywhere[c]) if adds)
+        known = next(added for added in (whole, whole[:-1], ()) if added in done)
+        missing = whole[len(known) :]
+        if missing:
+            torch.add(done[known], terms[missing[0]], out=total)
+        else:
+            total.copy_(done[known])
+        for k in missing[1:]:
+            total += terms[k]
+        if some[c] == everywhere[c]:
+            done[whole] = total
+            continue
+        for k, adds in enumerate(some[c]):
+            if adds and k not in whole:
+                total += terms[k].where(member[c, ..., k, None].to(terms.device), 0)
+    return totals
+
+
+def _fake(state, terms, member, in_bias, out_bias, eps, *, hidden, after) -> None:
+    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
+
+
+@cache
+def _register_fake() -> None:
+    """Tells torch.compile that nothing is returned; once, when there is an operator to tell it about."""
+    torch.library.register_fake("pilot::branched_hidden", _fake)

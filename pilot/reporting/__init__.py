@@ -1,0 +1,1 @@
+"""Results as pictures, tables, sentences and one page."""

@@ -1,0 +1,132 @@
+"""Plots as pictures: matplotlib figures, for the README, for print and for where no script runs."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from pilot.reporting.plot import COLOURS, DIVERGING, SEQUENTIAL, Mark, Panel, Plot, cells_of, columns_of
+
+MARKERS = "osD^XP*."
+HATCHES = ("", "///", "xxx", "...")
+
+plt.rcParams.update({"figure.dpi": 130, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
+
+
+def figure(plot: Plot) -> Figure:
+    """All panels side by side: three in a row where they are small, else two."""
+    draw = {"heatmap": _heatmap, "bars": _bars, "lines": _lines}[plot.kind]
+    across = min(3 if plot.is_small else 2, len(plot.panels))
+    down = -(-len(plot.panels) // across)
+    width = 9 if len(plot.panels) > 1 else 7
+    height = down * max(_height(plot, panel) for panel in plot.panels.values())
+    result, axes = plt.subplots(down, across, figsize=(width, height), layout="constrained", squeeze=False)
+    used = axes.flat[: len(plot.panels)]
+    for axis, (title, panel) in zip(used, plot.panels.items(), strict=True):
+        image = draw(plot, axis, panel)
+        axis.set_title(title, fontsize=9, loc="left")
+    for axis in axes.flat[len(plot.panels) :]:
+        axis.set_axis_off()
+    if plot.kind == "heatmap":
+        result.colorbar(image, ax=axes, label=plot.value)
+    elif len(used[0].get_legend_handles_labels()[0]) > 1:
+        result.legend(*used[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=3)
+    return result
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, and the figure closed; the same figure gives the same bytes."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _height(plot: Plot, panel: Panel) -> float:
+    """Inches."""
+    return {
+        "heatmap": 0.9 + (0.4 if plot.is_small else 0.2) * len(panel),
+        "bars": 0.9 + 0.17 * len(panel) * len(columns_of(panel)),
+        "lines": 3,
+    }[plot.kind]
+
+
+def _heatmap(plot: Plot, axis: Axes, panel: Panel):
+    columns = columns_of(panel)
+    cells = cells_of(panel)
+    grid = np.array([[np.nan if mark is None else mark.value for mark in row] for row in cells])
+    colours = LinearSegmentedColormap.from_list("signed", DIVERGING if plot.signed else SEQUENTIAL)
+    low = -plot.limit if plot.signed else 0
+    image = axis.imshow(grid, cmap=colours, vmin=low, vmax=plot.limit, aspect="auto")
+    if plot.is_small:
+        for (row, column), value in np.ndenumerate(grid):
+            if not np.isnan(value):
+                red, green, blue, _ = image.cmap(image.norm(value))
+                colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
+                text = f"{value:{'+' if plot.signed else ''}.{plot.decimals}f}"
+                axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_yticks(range(len(panel)), list(panel), fontsize=8)
+    if not plot.is_small and not any("\n" in str(column) for column in columns):
+        axis.tick_params("x", rotation=90)
+    axis.set(xlabel=plot.columns, ylabel=plot.rows)
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def _bars(plot: Plot, axis: Axes, panel: Panel) -> None:
+    labels = columns_of(panel)
+    thickness = 0.8 / len(panel)
+    for i, row, marks in plot.series(panel):
+        place = [labels.index(label) - 0.4 + (i + 0.5) * thickness for label in marks]
+        axis.barh(
+            place,
+            [mark.value for mark in marks.values()],
+            thickness,
+            xerr=_interval(list(marks.values())),
+            error_kw={"elinewidth": 0.8, "capsize": 1.5},
+            label=row,
+            color=COLOURS[i],
+            hatch=HATCHES[i],
+            edgecolor="white",
+            linewidth=0,
+        )
+    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.invert_yaxis()
+    axis.axvline(0, color="#333333", linewidth=0.8)
+    axis.set_xlabel(plot.value)
+
+
+def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
+    for i, row, marks in plot.series(panel):
+        muted = i < 0
+        axis.errorbar(
+            list(marks),
+            [mark.value for mark in marks.values()],
+            yerr=_interval(list(marks.values())),
+            fmt=f"{MARKERS[i]}-",
+            markersize=2 if muted else 4,
+            linewidth=0.6 if muted else 1.4,
+            capsize=1.5,
+            color=COLOURS[i],
+            zorder=1 if muted else 2,
+            label="_" + row if muted else row,
+        )
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.axhline(0, color="#333333", linewidth=0.8)
+    axis.set(xlabel=plot.columns, ylabel=plot.value)
+
+
+def _interval(marks: list[Mark]) -> np.ndarray | None:
+    """Distances (2, n) from the values down and up to the ends of their intervals."""
+    if all(mark.low is None for mark in marks):
+        return None
+    return np.array([[mark.value - mark.low for mark in marks], [mark.high - mark.value for mark in marks]]).clip(min=0)

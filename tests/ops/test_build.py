@@ -1,0 +1,286 @@
+"""Building the operators: whatever is missing ends in one line of words, never in a hang or a deep traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from support.project import ROOT, no_compiler
+
+from pilot.ops import build, toolchain
+from pilot.ops.toolchain import ExtensionError, Library, library
+
+if reason := no_compiler():
+    pytest.skip(reason, allow_module_level=True)
+
+# The smallest sources that the builder takes: a test of building need not compile kernels.
+TINY = """
+#include <Python.h>
+static PyModuleDef module = {PyModuleDef_HEAD_INIT, "pilot_operators", nullptr, -1, nullptr};
+PyMODINIT_FUNC PyInit_pilot_operators() { return PyModule_Create(&module); }
+"""
+
+
+def run(code: str, *, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    """Python code in a fresh process, with nothing loaded or found out yet."""
+    return subprocess.run(
+        [sys.executable, "-W", "always", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+def load_tiny(sources: Path) -> str:
+    """Code that loads the extension made of `sources` and says what happened in one line."""
+    return (
+        "from pathlib import Path\n"
+        "from pilot.ops import build, toolchain\n"
+        f"toolchain.source_root = lambda: Path({str(sources)!r})\n"
+        "try:\n"
+        "    print('loaded', build.load().__file__)\n"
+        "except build.ExtensionError as error:\n"
+        "    print('error', error)\n"
+    )
+
+
+@pytest.fixture
+def sources(tmp_path):
+    folder = tmp_path / "csrc"
+    folder.mkdir()
+    (folder / "operator.cpp").write_text(TINY)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def test_import_builds_nothing(cache):
+    result = run("import pilot.ops.patched_attention, pilot.models.transformer", PILOT_EXTENSION_DIR=str(cache))
+    assert result.returncode == 0
+    assert not cache.exists()
+
+
+def test_builds_once_then_only_loads(sources, cache):
+    first = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
+    assert first.stdout.startswith("loaded"), first.stdout + first.stderr
+    assert re.fullmatch(r"pilot: compiling the operators, once, into \S+ \.\.\.\n", first.stderr)
+    # Loading needs neither compiler nor ninja, nor a word.
+    again = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), PATH="/nonexistent")
+    assert (again.stdout, again.stderr) == (first.stdout, "")
+
+
+def toolkit(home: Path, version: int | None) -> Path:
+    """What is looked at of a CUDA toolkit. No version: no nvcc, as where only the runtime is installed."""
+    header = home / "include" / "cuda_runtime_api.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(f"#define CUDART_VERSION  {version or 13000}\n")
+    if version is not None:
+        (home / "bin").mkdir()
+        (home / "bin" / "nvcc").touch(mode=0o755)
+    return home
+
+
+def test_the_cuda_toolkit_is_that_of_pytorchs_major_version(tmp_path, monkeypatch):
+    old, new, later, runtime = (toolkit(tmp_path / str(version), version) for version in (12080, 13000, 13020, None))
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    for pytorch, cuda_home, on_path, found in [
+        ("13.0", new, None, new),
+        ("13.0", later, new, later),
+        ("13.0", old, new, new),
+        ("13.0", runtime, new, new),
+        ("12.8", new, old, old),
+    ]:
+        monkeypatch.setattr("torch.version.cuda", pytorch)
+        monkeypatch.setenv("CUDA_HOME", str(cuda_home))
+        monkeypatch.setenv("PATH", str(on_path / "bin") if on_path else "/nonexistent")
+        assert library("cuda").cuda_home == found
+    link = tmp_path / "bin" / "nvcc"
+    link.parent.mkdir()
+    link.symlink_to(old / "bin" / "nvcc")
+    monkeypatch.setenv("PATH", str(link.parent))
+    assert library("cuda").cuda_home == old
+
+
+def test_no_cuda(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.version.cuda", None)
+    with pytest.raises(ExtensionError, match="the CUDA operators take a PyTorch with CUDA: this one is "):
+        library("cuda")
+    monkeypatch.setattr("torch.version.cuda", "11.8")
+    with pytest.raises(ExtensionError, match=r"CUDA 11\.8, and it is not found: install it, or set CUDA_HOME"):
+        library("cuda")
+
+
+def test_a_library_is_made_of_what_its_device_needs(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path, 13000)))
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    cpu, cuda = ({path.name for path in library(device).sources} for device in ("cpu", "cuda"))
+    assert {"module.cpp", "kernel_avx2.cpp"} < cpu - cuda
+    assert {"binding.cpp", "plan.cu", "tile.cuh"} < cuda - cpu
+    assert {"checks.cpp", "patched_attention.h"} < cpu & cuda
+    assert {path.name for path in toolchain.sources()} == cpu | cuda
+
+
+def test_key_follows_sources_and_flags(sources):
+    files = [sources / "operator.cpp"]
+    key = build._key(Library("x", files, {"extra_cflags": ["-O3"]}))
+    assert build._key(Library("x", files, {"extra_cflags": ["-O3"]})) == key
+    assert build._key(Library("x", files, {"extra_cflags": ["-O2"]})) != key
+    (sources / "operator.cpp").write_text(TINY + "\n")
+    assert build._key(Library("x", files, {"extra_cflags": ["-O3"]})) != key
+
+
+def test_two_processes_at_once(sources, cache):
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda _: run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache)), range(2)))
+    assert all(result.stdout.startswith("loaded") for result in results), results
+    assert sum("compiling" in result.stderr for result in results) == 1
+
+
+def test_a_build_killed_half_way(sources, cache):
+    """Its torch lock file and half-written library are no obstacle."""
+    assert run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache)).stdout.startswith("loaded")
+    (folder,) = cache.iterdir()
+    (folder / "built").unlink()
+    (folder / "lock").touch()
+    (folder / "pilot_operators.so").write_bytes(b"\x7fELF")
+    (folder / "operator.o").unlink()
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
+    assert result.stdout.startswith("loaded"), result.stdout + result.stderr
+
+
+def test_broken_source(sources, cache):
+    (sources / "operator.cpp").write_text(TINY + "int broken = ;\n")
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
+    assert re.fullmatch(
+        r"error the operators did not compile: \S+operator.cpp:\d+.* error: .* \(all of it: \S+log\)\n", result.stdout
+    )
+
+
+def test_a_cuda_toolkit_that_fails(sources, cache, tmp_path):
+    """It costs the operators on the CPU nothing, and says why in the compiler's words."""
+    home = toolkit(tmp_path / "toolkit", 13000)
+    (home / "bin" / "nvcc").write_text("#!/bin/sh\necho 'nvcc fatal   : no such host compiler'; exit 1\n")
+    (sources / "cuda").mkdir()
+    (sources / "cuda" / "kernel.cu").touch()
+    code = "import torch\ntorch.version.cuda = '13.0'\n" + load_tiny(sources)
+    code += "print(build.why_unavailable(), build.why_unavailable('cuda'))\n"
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), CUDA_HOME=str(home), TORCH_CUDA_ARCH_LIST="9.0")
+    reason = r"the CUDA operators did not compile: nvcc fatal   : no such host compiler \(all of it: \S+log\)"
+    assert re.fullmatch(rf"loaded \S+\nNone {reason}\n", result.stdout), result.stdout + result.stderr
+
+
+def test_broken_library(sources, cache):
+    assert run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache)).stdout.startswith("loaded")
+    next(cache.glob("*/pilot_operators.so")).write_bytes(b"not a library")
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
+    assert re.match(
+        r"error \S+pilot_operators.so does not load: .*; if it is damaged, delete its folder", result.stdout
+    )
+
+
+def test_no_compiler(sources, cache):
+    result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
+    assert result.stdout == (
+        "error the operators need a C++ compiler, and there is no 'no-such-c++': install one (apt install g++), or set "
+        "CXX to yours\n"
+    )
+
+
+def test_no_ninja(sources, cache, tmp_path):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "c++").symlink_to(shutil.which("c++"))
+    hide = (  # the ninja that pip has put beside Python
+        "import sysconfig\n"
+        "get_path = sysconfig.get_path\n"
+        "sysconfig.get_path = lambda name, *a, **k: '/nonexistent' if name == 'scripts' else get_path(name, *a, **k)\n"
+    )
+    result = run(hide + load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), PATH=str(tools))
+    assert result.stdout == "error the operators are built with ninja, and there is none: pip install ninja\n"
+
+
+def test_cache_folder_that_cannot_be_written(sources, tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "cache", Path("/proc/pilot")):
+        result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(folder))
+        assert re.fullmatch(
+            r"error the operators cannot be built in \S+ \(.+\): set PILOT_EXTENSION_DIR to a folder that can be.*\n",
+            result.stdout,
+        )
+
+
+def test_auto_falls_back_with_one_warning(cache):
+    code = (
+        "import torch\n"
+        "from pilot.ops.patched_attention import patched_attention, which_impl\n"
+        "x, i = torch.randn(2, 3, 1, 8), torch.arange(2)\n"
+        "for _ in range(3): patched_attention(x, x, x, x, i, i, torch.zeros(2, 3, 1, dtype=torch.bool))\n"
+        "print(which_impl('auto'))\n"
+        "try: which_impl('fused')\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("eager\nPilotError the operators need a C++ compiler")
+    assert result.stderr.count("RuntimeWarning: patched_attention runs in eager PyTorch: the operators need a C++") == 1
+
+
+def test_command_prints_the_build_facts():
+    result = subprocess.run(
+        [sys.executable, "-m", "pilot.ops.build"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    for fact in ("compiler", "openmp", r"cuda\w*", "instruction_set", "threads", "torch", "library"):
+        assert re.search(rf"^ *{fact}  \S", result.stdout, re.MULTILINE)
+
+
+def test_command_fails_in_words(cache):
+    result = subprocess.run(
+        [sys.executable, "-m", "pilot.ops.build"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PILOT_EXTENSION_DIR": str(cache), "CXX": "no-such-c++"},
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert re.fullmatch(r"error: the operators need a C\+\+ compiler.*\n", result.stderr)
+
+
+@pytest.mark.parametrize("name", ["generic", "avx2", "mmx"])
+def test_capability_from_the_environment(name):
+    result = run(
+        "from pilot.ops import build\n"
+        "try: print(build.build_facts()['instruction_set'])\n"
+        "except build.ExtensionError as error: print(error)\n",
+        PILOT_CPU_CAPABILITY=name,
+    )
+    if name in build.build_facts()["instruction_sets"]:
+        assert result.stdout == f"{name}\n"
+    else:
+        assert f"this CPU has no instruction set '{name}' (PILOT_CPU_CAPABILITY): it has generic" in result.stdout
+
+
+def test_the_wheel_brings_the_sources(tmp_path):
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    # From a copy: setuptools writes its build folders beside the sources.
+    copy = tmp_path / "project"
+    for name in ("pilot", "stages", "csrc", "pyproject.toml", "setup.py", "README.md"):
+        path = ROOT / name
+        shutil.copytree(path, copy / name) if path.is_dir() else shutil.copy(path, copy / name)
+    subprocess.run([*command, str(tmp_path), str(copy)], check=True, stdin=subprocess.DEVNULL)
+    (wheel,) = tmp_path.glob("*.whl")
+    shutil.unpack_archive(wheel, tmp_path / "installed", format="zip")
+    key = "from pilot.ops import build, toolchain as t; print(t.source_root(), build._key(t.library('cpu')))"
+    root, installed = run(key, cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")).stdout.split()
+    assert Path(root) == tmp_path / "installed" / "pilot" / "csrc"
+    assert installed == run(key).stdout.split()[1], "the same sources, so the same library"

@@ -1,0 +1,278 @@
+"""The pipeline itself: what its stages depend on, and a real run in a clone of the project."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+from support.project import ROOT, imported_files, write_params
+
+from pilot.experiments.trajectory import MEASURES
+
+PIPELINE = YAML(typ="safe").load(ROOT / "dvc.yaml")
+STAGES = PIPELINE["stages"]
+# Code that every stage runs, and that decides no result: a docstring, lazy names, and the class of errors.
+UNLISTED = {ROOT / "pilot" / "__init__.py", ROOT / "pilot" / "errors.py", ROOT / "stages" / "__init__.py"}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_code_that_it_runs(stage):
+    module = STAGES[stage]["cmd"].split()[2]
+    program = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    deps = {ROOT / dep for dep in STAGES[stage]["deps"]}
+    code = imported_files(program) - UNLISTED
+    assert {path for path in code if not deps & {path, *path.parents}} == set(), "runs, but is not among its deps"
+    folders = {dep for dep in deps if dep.is_relative_to(ROOT / "pilot") or dep.is_relative_to(ROOT / "stages")}
+    assert {dep for dep in folders if not any(path.is_relative_to(dep) for path in code)} == set(), "never runs"
+
+
+def test_stages_that_run_the_operator_depend_on_its_sources():
+    for stage in STAGES.values():
+        assert ("csrc" in stage["deps"]) == ("pilot/sweep" in stage["deps"])
+
+
+def test_every_stage_says_what_it_does():
+    stages = "generate train ablate select counterfactual patch trajectory examples planted report"
+    assert list(STAGES) == stages.split()
+    assert all(stage["desc"] for stage in STAGES.values())
+
+
+def test_no_library_module_imports_a_stage():
+    stages = ROOT / "stages"
+    for path in (ROOT / "pilot").rglob("*.py"):
+        outside = {file for file in imported_files(path) if not file.is_relative_to(ROOT / "pilot")}
+        assert not outside, path
+    for path in stages.glob("*.py"):
+        others = {file for file in imported_files(path) if file.is_relative_to(stages)}
+        assert others <= {path, stages / "__init__.py"}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """The project's files as they are in the working tree, committed in a new repository, with tiny parameters."""
+    folder = tmp_path_factory.mktemp("clone") / "project"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        if name and (ROOT / name).is_file() and name != "dvc.lock":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    write_params(folder / "params.yaml")
+    _run(folder, "git", "init", "-q")
+    _run(folder, "git", "config", "user.name", "test")
+    _run(folder, "git", "config", "user.email", "test@example.org")
+    _commit(folder)
+    return folder
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(folder),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _run(folder: Path, *command: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _dvc(folder: Path, *arguments: str) -> str:
+    return _run(folder, sys.executable, "-m", "dvc", *arguments)
+
+
+def _commit(folder: Path) -> None:
+    _run(folder, "git", "add", "-A")
+    _run(folder, "git", "commit", "-qm", "run")
+
+
+def test_repro_makes_everything_once(clone):
+    assert "Running stage 'report'" in _dvc(clone, "repro")
+    for stage in STAGES.values():
+        for section in ("outs", "metrics", "plots"):
+            for out in stage.get(section, ()):
+                assert (clone / (out if isinstance(out, str) else next(iter(out)))).exists()
+    assert json.loads((clone / "metrics/train.json").read_text())["test"]["paren"]["exact_match"] > 0
+    _commit(clone)
+    assert _run(clone, "git", "status", "--short") == ""
+    assert "up to date" in _dvc(clone, "status")
+    assert "Running stage" not in _dvc(clone, "repro")
+
+    shown = json.loads(_dvc(clone, "metrics", "show", "--json"))
+    assert set(shown[""]["data"]) == {f"metrics/{name}.json" for name in ("train", "summary", "seeds")}
+
+
+def test_dvc_draws_the_heads_by_the_committed_template(clone):
+    shown = json.loads(_dvc(clone, "plots", "show", "--json"))["data"]
+    content = json.dumps(shown["Heads"][0]["content"])
+    assert "<DVC_METRIC" not in content
+    assert '"layer": "0", "head": "1", "measure": "mean ablation, parenthesised"' in content
+    assert "metrics/figures/ablation_mean.png" in shown
+
+
+def _reproduced(clone: Path) -> None:
+    if not (clone / "dvc.lock").exists():
+        _dvc(clone, "repro")
+        _commit(clone)
+
+
+def _checkpoints_in_lock(clone: Path) -> dict:
+    outs = YAML(typ="safe").load(clone / "dvc.lock")["stages"]["train"]["outs"]
+    return next(out for out in outs if out["path"] == "runs/pilot")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups of POSIX")
+def test_a_killed_repro_of_training_goes_on_to_the_same_checkpoints(clone):
+    _reproduced(clone)
+    whole, state = _checkpoints_in_lock(clone), clone / "runs/.state/pilot.pt"
+    command = [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", "train"]
+    process = subprocess.Popen(
+        command, cwd=clone, env=_environment(clone), start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while not state.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert "Resuming after epoch " in _run(clone, *command)
+    assert _checkpoints_in_lock(clone) == whole
+    assert not state.parent.exists()
+    _run(clone, "git", "checkout", "--quiet", ".")  # the seconds in metrics/
+
+
+def _pull_into_another_clone(clone: Path, another: Path, options: dict[str, str]) -> None:
+    """Push to a remote, pull it in a new clone, and see that nothing is left to compute there."""
+    _reproduced(clone)
+    _run(clone, "git", "clone", "--quiet", str(clone), str(another))
+    for folder in (clone, another):
+        for name, value in options.items():
+            _dvc(folder, "config", "--local", name, value)
+    assert "pushed" in _dvc(clone, "push")
+    _dvc(another, "pull")
+    assert "Running stage" not in _dvc(another, "repro")
+    assert _run(another, "git", "status", "--short") == ""
+    pushed, pulled = (folder / "runs/pilot/checkpoint_best.pt" for folder in (clone, another))
+    assert pulled.read_bytes() == pushed.read_bytes()
+
+
+def test_a_clone_that_pulls_from_a_folder_recomputes_nothing(clone, tmp_path):
+    _pull_into_another_clone(
+        clone, tmp_path / "another", {"core.remote": "folder", "remote.folder.url": str(tmp_path / "remote")}
+    )
+
+
+def test_a_clone_that_pulls_over_s3_recomputes_nothing(clone, tmp_path, monkeypatch):
+    why = 'an S3 server for tests is not installed: pip install -e ".[s3]"'
+    pytest.importorskip("dvc_s3", reason=why)
+    boto3 = pytest.importorskip("boto3", reason=why)
+    moto = pytest.importorskip("moto.server", reason=why)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    keys = {"region_name": "us-east-1", "aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    try:
+        server.start()
+    except OSError as error:
+        pytest.skip(f"a server cannot listen on loopback here ({error})")
+    try:
+        url = "http://{}:{}".format(*server.get_host_and_port())
+        boto3.client("s3", endpoint_url=url, **keys).create_bucket(Bucket="pilot")
+        remote = {
+            "url": "s3://pilot/store",
+            "endpointurl": url,
+            "region": keys["region_name"],
+            "access_key_id": keys["aws_access_key_id"],
+            "secret_access_key": keys["aws_secret_access_key"],
+        }
+        options = {f"remote.s3.{name}": value for name, value in remote.items()}
+        _pull_into_another_clone(clone, tmp_path / "another", {"core.remote": "s3", **options})
+    finally:
+        server.stop()
+
+
+def _readme_commands(section: str) -> list[str]:
+    """The indented lines of a section of the README, their comments cut off."""
+    text = (ROOT / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
+    return [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def test_the_readmes_commands_compare_checkpoints_without_training(clone):
+    _reproduced(clone)
+    commands = _readme_commands("Across checkpoints")
+    output = {}
+    for command in commands:
+        early_and_late = command.replace("020", "003").replace("005", "001")  # what there is in the clone
+        output[command] = _run(clone, "sh", "-c", early_and_late)
+        if "exp run" in command:
+            assert "Stage 'train' didn't change, skipping" in output[command]
+            assert "Running stage 'counterfactual'" in output[command]
+    assert _run(clone, "git", "status", "--short") == ""
+    for metric in ("accuracy.paren", "impact.L0H0"):
+        assert metric in output["dvc metrics diff epoch-005 epoch-020"]
+    (detailed,) = (shown for command, shown in output.items() if "--targets" in command)
+    assert "effects.regroup.denoising.L2H2.recovery.low" in detailed
+
+    diff = json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "epoch-003"))
+    numbers = diff["metrics/summary.json"]
+    assert numbers["accuracy.paren"]["diff"] > 0, "it has learned between the epochs"
+    for direction in ("denoising", "noising"):
+        for name in (f"recovery.{direction}.L2H2", f"sets.regroup.{direction}.recovery", f"shapley.{direction}.L2H2"):
+            assert numbers[name]["new"] is not None
+    _run(clone, "git", "tag", "tagged")
+    assert json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "tagged")).keys() >= diff.keys()
+
+
+def test_a_checkpoint_that_training_does_not_keep_is_named(clone):
+    _reproduced(clone)
+    message = r"analysis: checkpoint 'epoch_002' is none that training keeps \(best, last, epoch_001, epoch_003\); for"
+    with pytest.raises(AssertionError, match=message):
+        _dvc(clone, "exp", "run", "-S", "analysis.checkpoint=epoch_002")
+    _run(clone, "git", "restore", ".")
+
+
+def test_the_plot_of_the_trajectory_draws_every_head(clone):
+    _reproduced(clone)
+    shown = json.loads(_dvc(clone, "plots", "show", "--json", "metrics/trajectory.csv"))
+    (plot,) = shown["data"]["metrics/trajectory.csv"]
+    encoding = plot["content"]["spec"]["encoding"]
+    assert [encoding[channel]["field"] for channel in ("x", "y", "color")] == ["epoch", "value", "head"]
+    drawn = {(row["head"], row["measure"]) for row in plot["content"]["data"]["values"] if row["head"]}
+    assert drawn == {(f"L{i}H{j}", measure) for i in range(3) for j in range(3) for measure in MEASURES}
+
+
+def test_an_experiment_changes_a_parameter_and_can_be_compared(clone):
+    _reproduced(clone)
+    _dvc(clone, "exp", "run", "-n", "longer", "-S", "train.num_epochs=4")
+    with (clone / "metrics/training.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 4
+    diff = json.loads(_dvc(clone, "metrics", "diff", "--json"))["metrics/train.json"]
+    assert "test.paren.exact_match" in diff or "best_epoch" in diff
+    named = json.loads(_dvc(clone, "metrics", "diff", "--json", "HEAD", "longer"))
+    assert named["metrics/train.json"] == diff
+
+
+def test_a_failing_stage_says_why_and_stops(clone):
+    text = (clone / "params.yaml").read_text()
+    try:
+        (clone / "params.yaml").write_text(text.replace("batch_size: 64", "batch_size: none"))
+        with pytest.raises(AssertionError, match=r"params.yaml: train.batch_size: must be a valid integer, not 'none'"):
+            _dvc(clone, "repro", "train")
+    finally:
+        (clone / "params.yaml").write_text(text)

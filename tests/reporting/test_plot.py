@@ -1,0 +1,57 @@
+from pilot.reporting.plot import COLOURS, Mark, Plot, Table, cells_of, columns_of
+
+
+def heatmap(**changes) -> Plot:
+    panels = {
+        "flat": {"L0": {"H0": Mark(1.0, 0.5, 1.5), "H1": Mark(-3.0)}, "L1": {"H0": Mark(2.0)}},
+        "paren": {"L0": {"H0": Mark(0.25)}},
+    }
+    return Plot(
+        **{"kind": "heatmap", "panels": panels, "rows": "layer", "columns": "head", "value": "points"} | changes
+    )
+
+
+def test_the_table_of_a_heatmap_has_a_row_for_each_cell_and_a_column_for_each_panel():
+    assert heatmap(decimals=1).table() == Table(
+        ["layer", "head", "flat", "paren"],
+        [["L0", "H0", "+1.0 [+0.5, +1.5]", "+0.2"], ["L0", "H1", "-3.0", ""], ["L1", "H0", "+2.0", ""]],
+    )
+
+
+def test_the_table_of_lines_has_a_row_for_each_place_and_a_column_for_each_line():
+    panels = {"denoising": {"best": {1: Mark(0.5, note="L0H1"), 2: Mark(1)}}, "noising": {"best": {2: Mark(1)}}}
+    table = Plot("lines", panels, "set", "heads", "recovery", signed=False).table()
+    assert table.header == ["heads", "denoising: best", "noising: best"]
+    assert table.rows == [["1", "0.50 L0H1", ""], ["2", "1.00", "1.00"]]
+
+
+def test_colours_end_at_the_largest_value_of_either_sign():
+    assert heatmap().limit == 3
+    assert heatmap(panels={"": {"L0": {"H0": Mark(0.0)}}}).limit == 1  # a scale from zero to zero is none
+
+
+def test_labels_of_two_lines_are_one_line_in_tables():
+    plot = heatmap(panels={"": {"L0H0": {"(\n4": Mark(1.0)}}})
+    assert plot.table().rows == [["L0H0", "( 4", "+1.00"]]
+
+
+def test_a_heatmap_has_room_for_numbers_up_to_six_columns():
+    row = {f"H{i}": Mark(0.0) for i in range(6)}
+    assert heatmap(panels={"": {"L0": row}}).is_small
+    assert not heatmap(panels={"": {"L0": row | {"H6": Mark(0.0)}}}).is_small
+    assert not heatmap(kind="bars").is_small
+
+
+def test_what_is_missing_in_a_row_is_none():
+    flat = heatmap().panels["flat"]
+    assert columns_of(flat) == ["H0", "H1"]
+    assert cells_of(flat) == [[Mark(1.0, 0.5, 1.5), Mark(-3.0)], [Mark(2.0), None]]
+
+
+def test_background_comes_first_and_takes_no_colour():
+    rows = {f"L0H{i}": {1: Mark(i)} for i in range(9)}
+    plot = Plot("lines", {"": rows}, "head", "epoch", "effect", muted=frozenset({"L0H1"}))
+    series = [(number, row) for number, row, _ in plot.series(rows)]
+    assert series[:3] == [(-1, "L0H1"), (0, "L0H0"), (1, "L0H2")]
+    assert series[-1] == (0, "L0H8")  # colours start again after the seventh
+    assert COLOURS[-1] not in COLOURS[:-1]

@@ -1,0 +1,216 @@
+"""Made-up results that agree with each other, as the stages write them, for the tests of the report.
+
+Sets of heads play an additive game: a set recovers what its heads recover, which is also their Shapley value, and no
+two heads interact.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from itertools import combinations
+from pathlib import Path
+
+from pilot.runtime.files import write_json, write_text
+
+SYMBOLS = ("^", "(", "n", "∘", "(/n", ")", "∘", "n", "=")
+
+
+def write_metrics(folder: Path, n_layers: int = 2, n_heads: int = 2) -> None:
+    """All files of metrics/ for a model of so many heads, L0H1 and the last head the selected ones."""
+    heads = [f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads)]
+    selected = [heads[1], heads[-1]]
+    shares = {name: (5.0 if name in selected else 1 - 0.1 * i) for i, name in enumerate(heads)}
+    recovery = {name: share / sum(shares.values()) for name, share in shares.items()}
+    for name, content in {
+        "train": _train(),
+        "ablation": _ablation(recovery),
+        "selection": _selection(recovery, selected),
+        "patching": _patching(heads),
+        "counterfactual": _counterfactual(recovery, selected),
+        "planted": _planted(),
+        "seeds": {f"seed {n}": _seed(n) for n in range(3)},
+    }.items():
+        write_json(folder / f"{name}.json", content)
+    for name, rows in {
+        "training": [{"epoch": n, "loss": 2 / n, "val_flat": n / 10, "val_paren": n / 11} for n in range(1, 11)],
+        "interactions": _interactions(heads),
+        "best_sets": _best_sets(recovery),
+        "head_positions": _head_positions(recovery),
+        "trajectory": _trajectory(recovery),
+    }.items():
+        text = io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(folder / f"{name}.csv", text.getvalue())
+
+
+def estimate(value: float) -> dict[str, float]:
+    return {"value": value, "low": value - 0.05, "high": value + 0.05}
+
+
+def _train() -> dict:
+    accuracy = {"exact_match": 0.91, "last_digit": 0.95, "final_token": 0.999}
+    return {"test": {"flat": accuracy | {"exact_match": 0.97}, "paren": accuracy}, "best_epoch": 10, "seconds": 60.0}
+
+
+def _ablation(recovery: dict[str, float]) -> dict:
+    impact = {
+        name: {"flat": estimate(value / 2), "paren": estimate(value), "paren_minus_flat": estimate(value / 2)}
+        for name, value in recovery.items()
+    }
+    baseline = {"flat": 0.97, "paren": 0.9}
+    return {"fused": 1, "baseline": baseline, "impact": {method: impact for method in ("zero", "mean", "resample")}}
+
+
+def _selection(recovery: dict[str, float], selected: list[str]) -> dict:
+    ranked = sorted(recovery, key=lambda name: -recovery[name])
+    return {
+        "n_selected": len(selected),
+        "n_selected_meeting_threshold": 1,
+        "heads": {
+            name: {
+                "rank": rank,
+                "impact": recovery[name],
+                "confirm_impact": recovery[name] - 0.01,
+                "selected": int(name in selected),
+                "meets_threshold": int(rank == 1),
+            }
+            for rank, name in enumerate(ranked, start=1)
+        },
+    }
+
+
+def _patching(heads: list[str]) -> dict:
+    rates = {"fixed": estimate(0.1), "adopted": estimate(0.06), "pairs": 40}
+    sets = (*heads, "top_k", "bottom_k", "top_k@0:6", "all_heads")
+    return {
+        "fused": 1,
+        "examples": 100,
+        "accuracy": 0.9,
+        "wrong_answers": 10,
+        "pairs": {"right_to_wrong": 40, "wrong_to_wrong": 40},
+        "repair": {name: {"right_to_wrong": rates, "wrong_to_wrong": rates} for name in sets},
+    }
+
+
+def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
+    top = sum(recovery[name] for name in selected)
+    sets = {"top_k": top, "bottom_k": 0.05, "random_k": 0.1, "all_heads": 1.0}
+
+    def both(value: dict) -> dict:
+        return {"denoising": value, "noising": value}
+
+    def row(value: float, tested: bool) -> dict:
+        tests = {"p": 0.001, "p_holm": 0.01, "p_bh": 0.002} if tested else {}
+        rates = {"recovery": estimate(value), "flip_rate": estimate(value / 2), "wrong_donor": estimate(0.0)}
+        return rates | {"mean_of_ratios": value, "exact_match": 1 - value, "kl": 0.5} | tests
+
+    effects = {name: row(value, tested=True) for name, value in recovery.items()}
+    effects |= {name: row(value, tested=name == "top_k") for name, value in sets.items()}
+    del effects["random_k"]["wrong_donor"]
+    split = {"drawn": 500, "both_right": 441, "usable": 430}
+    return {
+        "fused": 1,
+        "pairs": {edit: {"select": split, "confirm": split} for edit in ("regroup", "operator", "operand")},
+        "effects": {edit: both(effects) for edit in ("regroup", "operator", "operand")},
+        "shapley": both({name: estimate(value) for name, value in recovery.items()}),
+        "verdict": {
+            name: {"sufficient": int(name in selected), "necessary": int(name == selected[0]), "redundant": 0}
+            for name in recovery
+        },
+        "stability": both({name: float(name in selected) for name in recovery}),
+    }
+
+
+def _interactions(heads: list[str]) -> list[dict]:
+    return [
+        {"direction": direction, "head_a": a, "head_b": b, "value": 0.0, "low": -0.01, "high": 0.01}
+        for direction in ("denoising", "noising")
+        for a, b in combinations(heads, 2)
+    ]
+
+
+def _best_sets(recovery: dict[str, float]) -> list[dict]:
+    ranked = sorted(recovery, key=lambda name: -recovery[name])
+    rows = []
+    for direction in ("denoising", "noising"):
+        for size in range(len(ranked) + 1):
+            heads, value = ranked[:size], sum(recovery[name] for name in ranked[:size])
+            base = {"direction": direction, "size": size}
+            best = {"heads": "+".join(heads), **estimate(value)}
+            rows += [base | {"set": name} | best for name in ("best", "ablation")]
+            rows.append(base | {"set": "average", "heads": "", "value": size / len(ranked), "low": "", "high": ""})
+    return rows
+
+
+def _head_positions(recovery: dict[str, float]) -> list[dict]:
+    return [
+        {"direction": direction, "head": name, "position": t, "symbol": symbol, "value": value * (t == 5), "pairs": 120}
+        for direction in ("denoising", "noising")
+        for name, value in recovery.items()
+        for t, symbol in enumerate(SYMBOLS)
+    ]
+
+
+def _trajectory(recovery: dict[str, float]) -> list[dict]:
+    epochs = (1, 2, 3, 5, 10)
+    accuracy = [
+        {"epoch": epoch, "head": "", "measure": measure, "value": epoch / 10}
+        for epoch in epochs
+        for measure in ("val_flat", "val_paren")
+    ]
+    return accuracy + [
+        {"epoch": epoch, "head": name, "measure": measure, "value": value * epoch / 10}
+        for epoch in epochs
+        for measure in ("ablation_paren", "denoising", "noising")
+        for name, value in recovery.items()
+    ]
+
+
+def _planted() -> dict:
+    found = {"auroc": {"mean": 1.0, "least": 1.0}, "planted": 0.9, "others": 0.01}
+    blind = {"auroc": {"mean": 0.5, "least": 0.4}, "planted": 0.0, "others": 0.01}
+    return {
+        "placements": 50,
+        "nulls": 400,
+        "found": {"single": {"denoising": found, "noising": found}, "and": {"denoising": blind, "noising": found}},
+        "false_positives": {"any_head": {"value": 0.05, "low": 0.03, "high": 0.07}, "each_head": estimate(0.05)},
+    }
+
+
+def _seed(n: int) -> dict[str, float]:
+    recovery = [f"recovery_of_4.{chosen}" for chosen in ("best", "ablation")]
+    names = ("exact_match.paren", "top_k_recovery.regroup.denoising", *recovery, "largest_shapley.denoising")
+    return {**{name: 0.5 + n / 10 for name in names}, "heads.sufficient": 0, "heads.necessary": n}
+
+
+def worked_examples() -> dict:
+    """The contents of runs/examples.json with two pairs for a model of 2 layers of 2 heads."""
+    heads = [f"L{layer}H{head}" for layer in range(2) for head in range(2)]
+
+    def side(expression: str, result: str) -> dict:
+        tokens = ["", *expression, "="]
+        uniform = [[1000 // (i + 1)] * (i + 1) for i in range(len(tokens))]
+        attention = dict.fromkeys(heads, uniform)
+        return {"expression": expression, "result": result, "tokens": tokens, "answer": result, "attention": attention}
+
+    def pair(clean: dict, corrupt: dict) -> dict:
+        patched = {
+            direction: {"L0H0": recipient, "L0H1": donor, "L1H0": recipient, "L1H1": "77", "top_k": donor}
+            for direction, recipient, donor in (
+                ("denoising", corrupt["answer"], clean["answer"]),
+                ("noising", clean["answer"], corrupt["answer"]),
+            )
+        }
+        return {"clean": clean, "corrupt": corrupt, "patched": patched}
+
+    return {
+        "roles": {"denoising": ["corrupt", "clean"], "noising": ["clean", "corrupt"]},
+        "selected": ["L0H1", "L1H1"],
+        "pairs": [
+            pair(side("8-(3-2)", "7"), side("(8-3)-2", "3")),
+            pair(side("9-(4-1)", "6"), side("(9-4)-1", "4")),
+        ],
+    }
