@@ -20,7 +20,74 @@ from pilot.ops.patched_attention import which_impl
 from pilot.sweep.scheduler import Measure, Results, row_budget, sweep_trie
 
 
-@torch.no_grad()
+class SweepEngine:
+    """Sweeps over one model: what does not depend on the pairs is made ready once.
+
+    model   in eval mode, on the device where it is to run
+    impl    "fused" and "eager" compute once what interventions have in common (pilot.sweep.plan), on the operators or
+            in PyTorch; "auto" is fused where it runs, else eager; "reference" runs the whole model for every
+            intervention. Raises PilotError if it is "fused" and the operators cannot run
+
+    The attribute `impl` is the one chosen: "fused", "eager" or "reference".
+    """
+
+    def __init__(self, model: PilotTransformer, impl: str = "auto"):
+        self.model = model
+        self.impl = resolve_impl(model, impl)
+
+    @torch.no_grad()
+    def run(
+        self,
+        recipient: Tensor,
+        donor: Tensor | Sequence[Tensor],
+        interventions: Sequence[Intervention],
+        *,
+        read: Tensor,
+        measure: Measure | None = None,
+        rows: int | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Patch every intervention's heads of every recipient with its donor's, and measure what the model then says.
+
+        recipient       (P, T) int64 tokens of the runs that are patched
+        donor           (P, T) int64 tokens of the runs that head outputs are taken from; or the outputs themselves,
+                        for each layer (P or 1, T, H, D)
+        interventions   tuples of HeadPatch; the empty tuple is the unpatched run
+        read            (P, R) int64, the positions whose logits are wanted
+        measure         (logits (rows, R, V), pair (rows,) int64) -> (rows, M), called from several threads; None: the
+                        logits themselves
+        rows            (intervention, pair, position) rows to compute at a time; None: what suits the device
+        progress        show a progress bar, where standard error is a terminal
+
+        Returns (n_interventions, P, M), or (n_interventions, P, R, V) without a measure, on the CPU. No other memory
+        grows with the number of interventions or pairs. Raises PilotError for a patch that the model or the sequence
+        has no room for, and for shapes that do not fit.
+        """
+        model = self.model
+        _check(model.config, recipient, donor, interventions, read)
+        bar = tqdm(
+            total=len(interventions) * len(recipient),
+            unit="forward",
+            unit_scale=True,
+            disable=None if progress else True,
+        )
+        results = Results(len(interventions), len(recipient), measure, bar)
+        run = _sweep_whole_runs if self.impl == "reference" else sweep_trie
+        with bar:
+            run(model, recipient, donor, interventions, read, self.impl, rows or row_budget(model), results)
+        return results.values.cpu()
+
+    def predict(
+        self,
+        recipient: Tensor,
+        donor: Tensor | Sequence[Tensor],
+        interventions: Sequence[Intervention],
+        read: Tensor,
+    ) -> Tensor:
+        """The arg-max tokens of every patched run at the read positions: (n_interventions, P, R) int64. See `run`."""
+        return self.run(recipient, donor, interventions, read=read, measure=lambda logits, _: logits.argmax(-1))
+
+
 def sweep(
     model: PilotTransformer,
     recipient: Tensor,
@@ -33,34 +100,10 @@ def sweep(
     rows: int | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Patch every intervention's heads of every recipient with its donor's, and measure what the model then says.
-
-    recipient       (P, T) int64 tokens of the runs that are patched
-    donor           (P, T) int64 tokens of the runs that head outputs are taken from; or the outputs themselves,
-                    for each layer (P or 1, T, H, D)
-    interventions   tuples of HeadPatch; the empty tuple is the unpatched run
-    read            (P, R) int64, the positions whose logits are wanted
-    measure         (logits (rows, R, V), pair (rows,) int64) -> (rows, M), called from several threads; None: the
-                    logits themselves
-    impl            "fused" and "eager" compute once what interventions have in common (pilot.sweep.plan), on the
-                    operators or in PyTorch; "auto" is fused where it runs, else eager; "reference" runs the whole
-                    model for every intervention
-    rows            (intervention, pair, position) rows to compute at a time; None: what suits the device
-    progress        show a progress bar, where standard error is a terminal
-
-    Returns (n_interventions, P, M), or (n_interventions, P, R, V) without a measure, on the CPU. No other memory grows
-    with the number of interventions or pairs. Raises PilotError for a patch that the model or the sequence has no
-    room for, and for shapes that do not fit.
-    """
-    _check(model.config, recipient, donor, interventions, read)
-    bar = tqdm(
-        total=len(interventions) * len(recipient), unit="forward", unit_scale=True, disable=None if progress else True
+    """One sweep of a model: `SweepEngine(model, impl).run(...)`, which says what the arguments are."""
+    return SweepEngine(model, impl).run(
+        recipient, donor, interventions, read=read, measure=measure, rows=rows, progress=progress
     )
-    results = Results(len(interventions), len(recipient), measure, bar)
-    run = _sweep_whole_runs if impl == "reference" else sweep_trie
-    with bar:
-        run(model, recipient, donor, interventions, read, resolve_impl(model, impl), rows or row_budget(model), results)
-    return results.values.cpu()
 
 
 def predict(
@@ -71,10 +114,8 @@ def predict(
     read: Tensor,
     impl: str = "auto",
 ) -> Tensor:
-    """The arg-max tokens of every patched run at the read positions: (n_interventions, P, R) int64. See `sweep`."""
-    return sweep(
-        model, recipient, donor, interventions, read=read, measure=lambda logits, _: logits.argmax(-1), impl=impl
-    )
+    """`SweepEngine(model, impl).predict(...)`."""
+    return SweepEngine(model, impl).predict(recipient, donor, interventions, read)
 
 
 def resolve_impl(model: PilotTransformer, impl: str) -> str:
