@@ -1,0 +1,112 @@
+"""Donors: what a recipient's head outputs are replaced with. The experiment and its controls differ in this alone.
+
+    own        the other side of the recipient's pair: the experiment itself
+    wrong      another pair's, from a prompt whose answer is another: a control that carries no news of this pair
+    self       the recipient's own outputs, put back: a control that must change nothing
+    mean       each head's mean output, by position
+    zero       zeros
+    resample   another example of the same length, whatever it is
+
+The first three are properties of `pilot.experiments.effects.PairExperiment`, the others are for ablation.
+
+Shapes: N rows of a batch, T positions, H heads, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pilot.inputs.prompts import Batch, Prompt, batches_by_length
+from pilot.models.hooks import head_outputs
+from pilot.models.transformer import ModelConfig, PilotTransformer
+
+# What `SweepEngine.run` takes as donor for the recipients of a batch: tokens (N, T), or for each layer head outputs
+# (N or 1, T, H, D).
+Donor = Callable[[Batch], "Tensor | list[Tensor]"]
+
+
+@dataclass(frozen=True)
+class TokenDonor:
+    """Runs of other tokens: for each recipient those that replace its first ones; what follows stays.
+
+    Of a donor prompt it is the recipient's forced answer that stays: both runs are followed by the same one.
+    """
+
+    tokens: Sequence[Sequence[int]]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        donor = batch.inputs.clone()
+        for row, i in zip(donor, batch.index, strict=True):
+            row[: len(self.tokens[i])] = torch.tensor(self.tokens[i])
+        return donor
+
+
+@dataclass(frozen=True)
+class SelfDonor:
+    """The recipient's own head outputs, as if they were another's."""
+
+    model: PilotTransformer
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> list[Tensor]:
+        device = next(self.model.parameters()).device
+        return [z.cpu() for z in head_outputs(self.model, batch.inputs.to(device))]
+
+
+@dataclass(frozen=True)
+class ConstantDonor:
+    """The same head outputs for every recipient: for each layer z (1, context, H, D), cut to the recipient's length."""
+
+    z: Sequence[Tensor]
+
+    def __call__(self, batch: Batch) -> list[Tensor]:
+        return [layer[:, : batch.inputs.shape[1]] for layer in self.z]
+
+
+def zero_donor(config: ModelConfig) -> ConstantDonor:
+    """Zeros in the place of every head."""
+    return ConstantDonor([torch.zeros(1, config.context, config.n_heads, config.head_dim)] * config.n_layers)
+
+
+@torch.no_grad()
+def mean_donor(model: PilotTransformer, prompts: Sequence[Prompt], batch_size: int = 512) -> ConstantDonor:
+    """The mean z of each head at each position, over the prompts (with their answers) that reach it.
+
+    Positions beyond the longest of them are zero.
+    """
+    config, device = model.config, next(model.parameters()).device
+    totals = torch.zeros(config.n_layers, config.context, config.n_heads, config.head_dim, dtype=torch.float64)
+    counts = torch.zeros(config.context, 1, 1, dtype=torch.float64)
+    for batch in batches_by_length(prompts):
+        for inputs in batch.inputs.split(batch_size):
+            seq = inputs.shape[1]
+            for layer, z in enumerate(head_outputs(model, inputs.to(device))):
+                totals[layer, :seq] += z.sum(0, dtype=torch.float64).cpu()
+            counts[:seq] += len(inputs)
+    return ConstantDonor([mean.unsqueeze(0) for mean in (totals / counts.clamp(min=1)).float()])
+
+
+def resample_donor(prompts: Sequence[Prompt], rng: np.random.Generator) -> TokenDonor:
+    """For each prompt with its answer another one as long: never its own, unless there is no other.
+
+    One alone in its length takes a longer one, cut: by causality its head outputs are those of the whole run.
+    """
+    tokens: list[list[int]] = [[]] * len(prompts)
+    batches = batches_by_length(prompts)
+    for batch, longer in zip(batches, [*batches[1:], None], strict=True):
+        n, seq = batch.inputs.shape
+        if n == 1 and longer:
+            donors = longer.inputs[rng.integers(len(longer.inputs), size=1), :seq]
+        else:
+            order = rng.permutation(n)
+            donor = np.empty(n, dtype=np.int64)
+            donor[order] = np.roll(order, 1)  # a cycle through all of them has no fixed point
+            donors = batch.inputs[donor]
+        for i, row in zip(batch.index, donors.tolist(), strict=True):
+            tokens[i] = row
+    return TokenDonor(tokens)
