@@ -10,9 +10,8 @@ from pathlib import Path
 from pilot.arithmetic.edits import EDITS, edit_between
 from pilot.arithmetic.examples import Example, check_keys, parse_example, read_records
 from pilot.errors import PilotError
+from pilot.inputs.pairs import SPLITS
 from pilot.runtime.files import write_text
-
-SPLITS = ("select", "confirm")  # heads are chosen on the one and judged on the other
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from itertools import islice
 from pilot.arithmetic.edits import EDITS, neighbours
 from pilot.arithmetic.examples import Example
 from pilot.arithmetic.grammar import Grammar, evaluate, kind_of, operand_count
-from pilot.arithmetic.pairs import SPLITS, CounterfactualPair
+from pilot.arithmetic.pairs import CounterfactualPair
 from pilot.arithmetic.params import DataParams
 from pilot.errors import PilotError
+from pilot.inputs.pairs import SPLITS
 
 # At most this share of the expressions of one kind and operand count is held out for validation and test, and as
 # much for counterfactual pairs, so that the few short ones (300 flat expressions of two one-digit operands) stay

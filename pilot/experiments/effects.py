@@ -238,7 +238,7 @@ class PairExperiment:
 
 def _answer_given(batch: Batch) -> Measure:
     """1 where logits (rows, R, V), read at the answer's positions, give every token of the forced answer; else 0."""
-    targets, answer = (rows.gather(1, batch.answer_positions) for rows in (batch.targets, batch.answer))
+    targets, answer = batch.answers_at(batch.answer_positions)
 
     def measure(logits: Tensor, pair: Tensor) -> Tensor:
         wanted, counts = (rows.to(logits.device)[pair] for rows in (targets, answer))

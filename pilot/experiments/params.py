@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pilot.runtime.schema import Count, Resamples, Section, Seed, Share
+from pilot.runtime.schema import Count, Rate, Resamples, Section, Seed, Share
 
 
 class AnalysisParams(Section):
@@ -35,6 +35,8 @@ class CounterfactualParams(Section):
     random_sets: Count
     min_effect: Share
     min_interaction: Share
+    level: Annotated[float, Field(gt=0, lt=1)]
+    tolerance: Rate
     exhaustive: bool
     exhaustive_pairs: Annotated[int, Field(ge=2)]
 
@@ -44,3 +46,7 @@ class PatchParams(Section):
     metric: Literal["exact_match", "final_token"]
     donors_per_recipient: Count
     position_ranges: list[Annotated[str, Field(pattern=r"^\d*:\d*$")]]
+
+
+class ExamplesParams(Section):
+    pairs: Count

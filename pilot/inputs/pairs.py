@@ -28,8 +28,8 @@ class TokenPair:
     split    "select" or "confirm"
     bucket   pairs of one bucket, and of one prompt length, may serve as each other's wrong donor
 
-    Raises PilotError for prompts of unequal lengths, and for answers that are equal, empty, or the one the start of the
-    other: they part nowhere.
+    Raises PilotError for prompts that are equal or of unequal lengths, and for answers that part nowhere: equal ones, and
+    one that is the start of the other.
     """
 
     clean: Prompt
@@ -42,17 +42,26 @@ class TokenPair:
         lengths = len(self.clean.ids), len(self.corrupt.ids)
         if lengths[0] != lengths[1] or not lengths[0]:
             raise PilotError(
-                f"the clean prompt has {lengths[0]} tokens and the corrupt one {lengths[1]}: both need the same number, "
-                "so that their positions align"
+                f"the clean prompt has {lengths[0]} tokens and the corrupt one {lengths[1]}: both need the same "
+                "number, so that their positions align"
             )
+        if self.clean.ids == self.corrupt.ids:
+            raise PilotError("the clean and the corrupt prompt are the same: there is nothing to patch")
         if self.clean.answer == self.corrupt.answer:
             raise PilotError("the clean and the corrupt answer are the same: there is nothing to tell them apart by")
         if self.answers_part >= min(len(self.clean.answer), len(self.corrupt.answer)):
             raise PilotError(
-                "one answer is the start of the other, so they part at no position of the sequence: end both with a marker"
+                "one answer is the start of the other, so they part at no position of the sequence: end both "
+                "with a marker"
             )
         if self.split not in SPLITS:
             raise PilotError(f"split must be one of {', '.join(SPLITS)}, not {self.split!r}")
+
+    @property
+    def first_difference(self) -> int:
+        """The first position where the prompts differ: before it their runs are the same."""
+        tokens = enumerate(zip(self.clean.ids, self.corrupt.ids, strict=True))
+        return next(i for i, (clean, corrupt) in tokens if clean != corrupt)
 
     @property
     def answers_part(self) -> int:

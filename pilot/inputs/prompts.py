@@ -47,28 +47,44 @@ class Batch:
     @property
     def answer_positions(self) -> Tensor:
         """The last positions, as many as the longest answer has tokens: (N, R) int64."""
-        rows, seq = self.answer.shape
-        return torch.arange(seq - int(self.answer.sum(1).max()), seq).expand(rows, -1)
+        return last_positions(self.answer)
+
+    def answers_at(self, read: Tensor) -> tuple[Tensor, Tensor]:
+        """`targets` and `answer` at these positions: read (N, R) -> (N, R) each."""
+        return self.targets.gather(1, read), self.answer.gather(1, read)
+
+
+def last_positions(answer: Tensor) -> Tensor:
+    """The last positions of every row, enough to hold all that `answer` (N, T) bool marks: (N, R) int64."""
+    rows, seq = answer.shape
+    return torch.arange(seq - int(answer.sum(1).max()), seq).expand(rows, -1)
+
+
+def make_batch(
+    prompts: Sequence[Prompt], index: Sequence[int], length: int, answers: Sequence[tuple[int, ...]] | None = None
+) -> Batch:
+    """The runs of the prompts of these numbers, cut to `length` positions where they are longer.
+
+    answers   what the prompts are followed by, one for each; None: their own answers
+
+    Attention is causal, so a run cut short has the head outputs of the whole run, cut.
+    """
+    followed_by = [prompt.answer for prompt in prompts] if answers is None else answers
+    ids = torch.tensor([(*prompts[i].ids, *followed_by[i])[: length + 1] for i in index])
+    starts = torch.tensor([len(prompts[i].ids) - 1 for i in index])  # the answer's first token is predicted here
+    return Batch(np.array(index), ids[:, :-1], ids[:, 1:], torch.arange(length) >= starts[:, None])
 
 
 def batches_by_length(prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]] | None = None) -> list[Batch]:
-    """The runs of all prompts, in batches of one length each, shortest first; inside a batch in the order given.
+    """The runs of all prompts in batches of one length each, shortest first; inside a batch in the order given.
 
-    answers   what the prompts are followed by, one for each; None: their own answers
+    answers   as for `make_batch`
     """
-    if answers is None:
-        answers = [prompt.answer for prompt in prompts]
-    lines = [(*prompt.ids, *answer) for prompt, answer in zip(prompts, answers, strict=True)]
     by_length: dict[int, list[int]] = {}
-    for i, line in enumerate(lines):
-        by_length.setdefault(len(line), []).append(i)
-    batches = []
-    for length, index in sorted(by_length.items()):
-        ids = torch.tensor([lines[i] for i in index])
-        starts = torch.tensor([len(prompts[i].ids) - 1 for i in index])  # the answer's first token is predicted here
-        answer = torch.arange(length - 1) >= starts[:, None]
-        batches.append(Batch(np.array(index), ids[:, :-1], ids[:, 1:], answer))
-    return batches
+    for i, prompt in enumerate(prompts):
+        length = len(prompt.ids) + len(prompt.answer if answers is None else answers[i]) - 1
+        by_length.setdefault(length, []).append(i)
+    return [make_batch(prompts, index, length, answers) for length, index in sorted(by_length.items())]
 
 
 def gives_answer(predicted: Tensor, targets: Tensor, answer: Tensor) -> Tensor:

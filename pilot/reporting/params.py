@@ -11,6 +11,7 @@ from pilot.experiments.params import (
     AblateParams,
     AnalysisParams,
     CounterfactualParams,
+    ExamplesParams,
     PatchParams,
     SelectParams,
     SweepParams,
@@ -31,6 +32,7 @@ class Params(Section):
     select: SelectParams
     counterfactual: CounterfactualParams
     patch: PatchParams
+    examples: ExamplesParams
 
     @field_validator("analysis")
     @classmethod
