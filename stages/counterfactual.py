@@ -89,7 +89,7 @@ def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: t
     files = [args.checkpoint, *(sources() if engine.impl == "fused" else ())]
     shards = Shards(args.state_dir, fingerprint({"device": device.type, "threads": torch.get_num_threads()}, files))
 
-    def all_subsets(direction: str) -> dict[str, SubsetEffects]:
+    def all_subsets(direction: str) -> dict[str, SubsetEffects | None]:
         by_split = experiments[direction]
         return {split: _all_subsets(by_split[split], split, ranked, params, shards) for split in SPLITS}
 
@@ -135,15 +135,15 @@ def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: t
 
 def _all_subsets(
     experiment: PairExperiment, split: str, ranked: Intervention, params: CounterfactualParams, shards: Shards
-) -> SubsetEffects:
-    """Every set of heads on the first pairs of a split."""
+) -> SubsetEffects | None:
+    """Every set of heads on the first pairs of a split; None in all but the main process."""
     first = experiment.take(np.arange(min(params.exhaustive_pairs, len(experiment))))
     print(f"{experiment.direction}: all {2 ** len(ranked)} sets of heads on {len(first)} {split} pairs", flush=True)
     return measure_subsets(first, tuple(sorted(ranked)), shards)
 
 
 def _of_all_subsets(
-    all_subsets: Callable[[str], dict[str, SubsetEffects]],
+    all_subsets: Callable[[str], dict[str, SubsetEffects | None]],
     ranked: Intervention,
     params: CounterfactualParams,
     verdict: Verdicts,
@@ -157,6 +157,8 @@ def _of_all_subsets(
     for direction in DIRECTIONS:
         subsets = all_subsets(direction)
         select, confirm = subsets["select"], subsets["confirm"]
+        assert select is not None  # this is the main process
+        assert confirm is not None
         rng = np.random.default_rng(params.seed)
         values = confirm.shapley(params.resamples, rng)
         shapley[direction] = {name: asdict(values[i]) for i, name in enumerate(names)}

@@ -21,7 +21,11 @@ def prompts_of(examples: Iterable[Example]) -> list[Prompt]:
 
 def token_pairs(pairs: Iterable[CounterfactualPair]) -> list[TokenPair]:
     """The pairs as token ids, in order; any of one length may be each other's wrong donors."""
-    return [TokenPair(*prompts_of((pair.clean, pair.corrupt)), pair.edit, pair.split) for pair in pairs]
+    return [
+        TokenPair(clean, corrupt, pair.edit, pair.split)
+        for pair in pairs
+        for clean, corrupt in [prompts_of((pair.clean, pair.corrupt))]
+    ]
 
 
 def position_labels(pair: TokenPair) -> tuple[str, ...]:

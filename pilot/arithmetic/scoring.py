@@ -48,7 +48,7 @@ def score_model(model: nn.Module, buckets: list[Bucket], batch_size: int = 512) 
     total = sum(len(bucket) for bucket in buckets)
     result = Scores(*(torch.zeros(total, dtype=torch.bool) for _ in METRICS))
     for bucket in buckets:
-        for rows in torch.arange(len(bucket)).split(batch_size):
+        for rows in torch.split(torch.arange(len(bucket)), batch_size):
             predicted = model(bucket.inputs[rows].to(device)).argmax(-1).cpu()
             scores = score(predicted, bucket.targets[rows], bucket.answer[rows])
             for metric in METRICS:

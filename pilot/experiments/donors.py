@@ -83,7 +83,7 @@ def mean_donor(model: PilotTransformer, prompts: Sequence[Prompt], batch_size: i
     totals = torch.zeros(config.n_layers, config.context, config.n_heads, config.head_dim, dtype=torch.float64)
     counts = torch.zeros(config.context, 1, 1, dtype=torch.float64)
     for batch in batches_by_length(prompts):
-        for inputs in batch.inputs.split(batch_size):
+        for inputs in torch.split(batch.inputs, batch_size):
             seq = inputs.shape[1]
             for layer, z in enumerate(head_outputs(model, inputs.to(device))):
                 totals[layer, :seq] += z.sum(0, dtype=torch.float64).cpu()

@@ -16,6 +16,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pilot.errors import PilotError
@@ -53,10 +54,10 @@ class Unpatched:
     donor_log_probs                (P, V) float32, of the donor's run where the answers part
     """
 
-    ld_recipient: np.ndarray
-    ld_donor: np.ndarray
-    recipient_right: np.ndarray
-    donor_right: np.ndarray
+    ld_recipient: NDArray[np.float64]
+    ld_donor: NDArray[np.float64]
+    recipient_right: NDArray[np.bool_]
+    donor_right: NDArray[np.bool_]
     donor_log_probs: Tensor
 
     def take(self, index: np.ndarray) -> Unpatched:
@@ -99,22 +100,22 @@ class PairExperiment:
         return part
 
     @property
-    def ld_recipient(self) -> np.ndarray:
+    def ld_recipient(self) -> NDArray[np.float64]:
         """LD of the unpatched recipients, (P,)."""
         return self.unpatched.ld_recipient
 
     @property
-    def ld_donor(self) -> np.ndarray:
+    def ld_donor(self) -> NDArray[np.float64]:
         """LD of the donors, (P,)."""
         return self.unpatched.ld_donor
 
     @property
-    def gap(self) -> np.ndarray:
+    def gap(self) -> NDArray[np.float64]:
         """LD donor - LD recipient, (P,): what a recovery of 1 would change. The same in both directions."""
         return self.ld_donor - self.ld_recipient
 
     @property
-    def both_right(self) -> np.ndarray:
+    def both_right(self) -> NDArray[np.bool_]:
         """(P,) bool, whether the unpatched model gives the right answer on both sides, every token of it."""
         return self.unpatched.recipient_right & self.unpatched.donor_right
 
@@ -173,7 +174,7 @@ class PairExperiment:
         for batch in self._batches("donor"):
             measured = self.engine.run(
                 batch.inputs, donor(batch), interventions, read=self._read(batch), measure=self._all_measures(batch)
-            )
+            ).numpy()
             change[:, batch.index] = measured[..., 0] - self.ld_recipient[batch.index]
             kl[:, batch.index], adopted[:, batch.index] = measured[..., 1], measured[..., 2] > 0
         for batch in self._batches("recipient"):
@@ -194,7 +195,7 @@ class PairExperiment:
         change = np.empty((len(interventions), len(self)), dtype=np.float32)
         for batch in self._batches("donor"):
             read, measure = self._read(batch)[:, :1], self._logit_difference(batch)
-            ld = self.engine.run(batch.inputs, donor(batch), interventions, read=read, measure=measure)
+            ld = self.engine.run(batch.inputs, donor(batch), interventions, read=read, measure=measure).numpy()
             change[:, batch.index] = ld[..., 0] - self.ld_recipient[batch.index]
         _check_finite(change)
         return change

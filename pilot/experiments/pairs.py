@@ -64,7 +64,7 @@ def usable_pairs(engine: SweepEngine, pairs: Sequence[TokenPair], min_logit_gap:
     for edit in dict.fromkeys(pair.edit for pair in pairs):
         for split in SPLITS:
             member = np.array([(pair.edit, pair.split) == (edit, split) for pair in pairs])
-            groups[edit, split] = [pairs[i] for i in np.flatnonzero(member & usable)]
+            groups[edit, split] = [pairs[i] for i in np.flatnonzero(member & usable).tolist()]
             counts.setdefault(edit, {})[split] = {
                 "drawn": int(member.sum()),
                 "both_right": int((member & right).sum()),

@@ -28,8 +28,8 @@ class TokenPair:
     split    "select" or "confirm"
     bucket   pairs of one bucket, and of one prompt length, may serve as each other's wrong donor
 
-    Raises PilotError for prompts that are equal or of unequal lengths, and for answers that part nowhere: equal ones, and
-    one that is the start of the other.
+    Raises PilotError for prompts that are equal or of unequal lengths, and for answers that part nowhere, that is for
+    equal ones and for one that is the start of the other.
     """
 
     clean: Prompt

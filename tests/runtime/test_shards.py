@@ -26,14 +26,16 @@ from support.kills import (
 from support.project import mounted, write_params
 
 from pilot.arithmetic.pairs import read_pairs
+from pilot.arithmetic.prompts import token_pairs
 from pilot.errors import PilotError
 from pilot.experiments import subsets
-from pilot.experiments.effects import logit_difference_changes
-from pilot.experiments.subsets import play
+from pilot.experiments.effects import PairExperiment
+from pilot.experiments.subsets import measure_subsets
 from pilot.interventions import HeadPatch, head_subsets
 from pilot.models.checkpoint import load_model
 from pilot.runtime import distributed
 from pilot.runtime.shards import Shards
+from pilot.sweep import SweepEngine
 from stages import counterfactual
 
 CHUNKS = [[1, 2], [3, 4], [5, 6], [7]]
@@ -148,17 +150,17 @@ def test_a_full_disk_is_said_and_the_sweep_goes_on_when_there_is_room(tmp_path):
         assert compute.calls == 2
 
 
-def test_a_shared_game_has_the_bits_of_a_game_by_itself(trained, tmp_path, monkeypatch):
+def test_a_shared_sweep_has_the_bits_of_a_sweep_by_itself(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(subsets, "PAIRS_PER_CHUNK", 8)
     model, heads = load_model(trained.checkpoint), (HeadPatch(0, 0), HeadPatch(1, 2), HeadPatch(2, 1))
-    pairs = read_pairs(trained.data / "pilot_pairs.jsonl")[:19]
-    alone, shared = (play(model, pairs, "noising", heads, "auto", s) for s in (None, Shards(tmp_path, "key")))
+    pairs = token_pairs(read_pairs(trained.data / "pilot_pairs.jsonl")[:19])
+    experiment = PairExperiment(SweepEngine(model), pairs, "noising")
+    alone, shared = (measure_subsets(experiment, heads, shards) for shards in (None, Shards(tmp_path, "key")))
     assert alone.change.tobytes() == shared.change.tobytes()
     assert alone.gap.tobytes() == shared.gap.tobytes()
     assert len(list(tmp_path.iterdir())) == 3
-    change, gap = logit_difference_changes(model, pairs, "noising", head_subsets(heads))
-    np.testing.assert_allclose(shared.change, change, atol=1e-4)
-    np.testing.assert_allclose(shared.gap, gap, atol=1e-4)
+    np.testing.assert_allclose(shared.change, experiment.changes(head_subsets(heads)), atol=1e-4)
+    np.testing.assert_allclose(shared.gap, experiment.gap, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
