@@ -54,7 +54,7 @@ def test_all_that_is_drawn_is_counted_where_the_model_knows_nothing(pairs, small
         ((9, 1, 1), "the model answers 1 of the 9 regroup pairs"),
         (
             (9, 5, 0),
-            "0 of the 5 regroup pairs of the select split answered right have a logit difference gap of 1 or more",
+            "0 of the 5 regroup pairs of the select split answered right have a logit difference gap",
         ),
         ((9, 5, 1), "1 of the 5 regroup pairs"),
     ],

@@ -55,7 +55,7 @@ def test_the_most_negative_of_many_interactions_is_negative_by_chance():
         interactions = effects.interactions(100, rng)
         found += any(redundant(interactions, effects.redundancy_pvalues, min_interaction=0.0, level=0.05))
         uncorrected += (interactions.high < 0).any()
-    assert uncorrected > 100
+    assert uncorrected > 50, "five times as often as the level says"
     assert found <= 18  # the 99th percentile of 200 draws at 5 %
 
 
