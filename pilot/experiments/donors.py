@@ -7,20 +7,21 @@
     zero       zeros
     resample   another example of the same length, whatever it is
 
-The first three are properties of `pilot.experiments.effects.PairExperiment`, the others are for ablation.
+The first three are of pairs (pilot.experiments.effects), the others of single prompts (pilot.experiments.ablation).
 
 Shapes: N rows of a batch, T positions, H heads, D head_dim.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pilot.inputs.pairs import TokenPair
 from pilot.inputs.prompts import Batch, Prompt, batches_by_length
 from pilot.models.hooks import head_outputs
 from pilot.models.transformer import ModelConfig, PilotTransformer
@@ -44,6 +45,30 @@ class TokenDonor:
         for row, i in zip(donor, batch.index, strict=True):
             row[: len(self.tokens[i])] = torch.tensor(self.tokens[i])
         return donor
+
+
+def wrong_donor(pairs: Sequence[TokenPair], donors: Sequence[Prompt]) -> tuple[np.ndarray, TokenDonor]:
+    """The numbers of the pairs that have a wrong donor, and those donors, in the order of these numbers.
+
+    donors   the side of each pair that head outputs are taken from
+
+    A wrong donor is the donor of the next pair of the same bucket and prompt length, the last being followed by the
+    first, whose answer does not have this donor's token where this pair's answers part. This pair's forced answer
+    follows it.
+    """
+    alike: dict[tuple[Hashable, int], list[int]] = {}
+    for i, pair in enumerate(pairs):
+        alike.setdefault((pair.bucket, len(pair.clean.ids)), []).append(i)
+    wrong: dict[int, tuple[int, ...]] = {}
+    for members in alike.values():
+        for place, i in enumerate(members):
+            part = slice(pairs[i].answers_part, pairs[i].answers_part + 1)  # empty where an answer has ended
+            others = (*members[place + 1 :], *members[:place])
+            different = (other for other in others if donors[other].answer[part] != donors[i].answer[part])
+            if (other := next(different, None)) is not None:
+                wrong[i] = donors[other].ids
+    index = sorted(wrong)
+    return np.array(index, dtype=np.int64), TokenDonor([wrong[i] for i in index])
 
 
 @dataclass(frozen=True)

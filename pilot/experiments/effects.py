@@ -10,7 +10,7 @@ Shapes: n interventions, P pairs, R positions that cover the answers, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pilot.errors import PilotError
-from pilot.experiments.donors import Donor, SelfDonor, TokenDonor
+from pilot.experiments.donors import Donor, SelfDonor, TokenDonor, wrong_donor
 from pilot.inputs.pairs import ROLES, TokenPair
 from pilot.inputs.prompts import Batch, batches_by_length, gives_answer
 from pilot.interventions import Intervention
@@ -120,24 +120,8 @@ class PairExperiment:
         return self.unpatched.recipient_right & self.unpatched.donor_right
 
     def wrong_donor(self) -> tuple[np.ndarray, TokenDonor]:
-        """The numbers of the pairs that have a wrong donor, and that donor for `take` of them.
-
-        It is the donor of the next pair of the same bucket and prompt length, the last being followed by the first,
-        whose answer does not have this donor's token where this pair's answers part; this pair's forced answer follows.
-        """
-        alike: dict[tuple[Hashable, int], list[int]] = {}
-        for i, pair in enumerate(self.pairs):
-            alike.setdefault((pair.bucket, len(pair.clean.ids)), []).append(i)
-        wrong: dict[int, tuple[int, ...]] = {}
-        for members in alike.values():
-            for place, i in enumerate(members):
-                part = slice(self.pairs[i].answers_part, self.pairs[i].answers_part + 1)
-                for other in (*members[place + 1 :], *members[:place]):
-                    if self.donors[other].answer[part] != self.donors[i].answer[part]:
-                        wrong[i] = self.donors[other].ids
-                        break
-        index = sorted(wrong)
-        return np.array(index, dtype=np.int64), TokenDonor([wrong[i] for i in index])
+        """The numbers of the pairs that have a wrong donor, and that donor for `take` of them."""
+        return wrong_donor(self.pairs, self.donors)
 
     @cached_property
     def unpatched(self) -> Unpatched:
