@@ -2,8 +2,8 @@
 
 Targets, which are sets of heads, are patched in both directions. Beside them run their controls: as many heads drawn at
 random, the same heads from a wrong donor (pilot.experiments.donors), and two whose result is known beforehand. A
-recipient's own head outputs must change nothing, and all heads together must make the donor's run, for where the
-answers part both sides read one token.
+recipient's own head outputs must change nothing; and all heads together must make the donor's run where both sides
+read the same token before their answers.
 
 A head's verdict needs a large effect and a test against the control that could explain it away. Damage alone moves the
 logit difference towards zero, so a sufficient head must do more than the same head from a wrong donor; every head does
@@ -127,8 +127,9 @@ def _check_known(
     experiment: PairExperiment, effects: Effects, targets: Mapping[str, Intervention], tolerance: float
 ) -> None:
     all_heads = list(targets).index("all_heads")
+    same_token = np.array([pair.clean.ids[-1] == pair.corrupt.ids[-1] for pair in experiment.pairs])
     moved = np.abs(experiment.changes(list(targets.values()), experiment.self_donor)).max()
-    missed = np.abs(effects.change[all_heads] - experiment.gap).max()
+    missed = np.abs(effects.change[all_heads] - experiment.gap).max(where=same_token, initial=0)
     if max(moved, missed) > tolerance:
         raise PilotError(
             f"the known controls fail: the recipient's own head outputs move its logit difference by {moved:.3g}, and "

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -108,6 +110,14 @@ def test_a_run_whose_known_controls_fail_is_refused(experiment, params, targets,
     monkeypatch.setattr(SelfDonor, "__call__", damaged)
     with pytest.raises(PilotError, match="the known controls fail: the recipient's own head outputs move"):
         measure_targets(experiment, targets, params)
+
+
+def test_all_heads_need_not_make_the_donors_run_where_the_prompts_end_differently(experiment, params, targets):
+    pairs = [replace(pair, corrupt=pair.corrupt._replace(ids=(*pair.corrupt.ids[:-1], 3))) for pair in experiment.pairs]
+    parted = PairExperiment(experiment.engine, pairs, "denoising")
+    everything = [targets["all_heads"]]
+    assert np.abs(parted.changes(everything)[0] - parted.gap).max() > params.tolerance
+    assert measure_targets(parted, targets, params)["all_heads"]["recovery"]["value"] != pytest.approx(1, abs=1e-3)
 
 
 def test_one_pair_is_too_few(experiment, params, targets):
