@@ -38,6 +38,8 @@ void check_arguments(const Arguments& a, std::optional<double> scale, std::initi
   TORCH_CHECK_VALUE(H_kv > 0 ? H % H_kv == 0 : H == 0, "q has ", H, " heads, not a multiple of the ", H_kv,
                     " of k and v");
   TORCH_CHECK_VALUE(D >= 1 && D <= kMaxHeadDim, "head_dim must be 1 to ", kMaxHeadDim, ", not ", D);
+  TORCH_CHECK_INDEX(C == 0 || P > 0, "parent has ", C, " entries, but q has no rows");
+  TORCH_CHECK_INDEX(C == 0 || S > 0, "source_row has ", C, " entries, but source has no rows");
   TORCH_CHECK_VALUE(!scale || std::isfinite(*scale), "scale must be finite, not ", *scale);
 
   check_computes("patched_attention", a.q, dtypes);

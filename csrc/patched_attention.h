@@ -13,7 +13,7 @@ struct Strides {
 
 // z[c] = where(replace[c], source[source_row[c]], causal_attention(q, k, v)[parent[c]])
 //
-//   q           (P, Tq, H, D)       queries are the last Tq of Tk positions
+//   q           (P, Tq, H, D)       queries are the last Tq of Tk positions; P and S are 0 only where C is
 //   k, v        (P, Tk, H_kv, D)    head h reads key/value head h / (H / H_kv)
 //   source      (S, Tq, H, D)
 //   parent      (C,)  in [0, P)     source_row  (C,)  in [0, S)

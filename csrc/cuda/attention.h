@@ -2,16 +2,17 @@
 #pragma once
 
 #include "../patched_attention.h"
+#include "launch.cuh"
 #include "plan.cuh"
 
 namespace pilot::cuda {
 
 // Up to 64 keys: several heads a block.
 template <typename T>
-cudaError_t attention_packed(const PatchedAttention<T>& op, const Plan& plan, int multiprocessors, cudaStream_t stream);
+cudaError_t attention_packed(const PatchedAttention<T>& op, const Plan& plan, const Device& device, cudaStream_t stream);
 
 // Any number of keys.
 template <typename T>
-cudaError_t attention_long(const PatchedAttention<T>& op, const Plan& plan, int multiprocessors, cudaStream_t stream);
+cudaError_t attention_long(const PatchedAttention<T>& op, const Plan& plan, const Device& device, cudaStream_t stream);
 
 }  // namespace pilot::cuda

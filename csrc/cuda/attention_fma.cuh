@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "children.cuh"
+#include "launch.cuh"
 
 namespace pilot::cuda {
 
@@ -137,7 +138,7 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
     const T* const v = v_tiles + kv * kv_size + lane * kPerUnit<T>;
 
     float o[kQueries][Shape::kWidth] = {}, m[kQueries], l[kQueries] = {};
-    for (int i = 0; i < kQueries; ++i) m[i] = -INFINITY;
+    for (int i = 0; i < kQueries; ++i) m[i] = -FLT_MAX;  // not -infinity: -infinity less itself is NaN
     const int64_t before = op.Tk - op.Tq + first_pos;  // query i of the tile sees keys up to before + i
     const int64_t end = before + rows;
     for (int64_t first_key = 0; first_key < end; first_key += blocks.keys) {
@@ -188,11 +189,10 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
   }
 }
 
-// Cuts the work so that two blocks of one head fit a multiprocessor (one, on the smaller GPUs of the family), four of several heads.
+// Cuts the work so that a multiprocessor holds two blocks of one head each, or four of several heads.
 template <typename Shape, typename T = typename Shape::T>
-cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys, int multiprocessors,
+cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys, const Device& device,
                        cudaStream_t stream) {
-  constexpr int64_t kSharedBytes = 96 * 1024, kSeveralHeads = 56 * 1024;
   FmaBlocks blocks{};
   const int64_t rows = std::min<int64_t>({op.Tq, max_rows, Shape::kMaxThreads / Shape::kLanes * Shape::kQueries});
   blocks.rows = static_cast<int>(ceil_div(rows, Shape::kQueries) * Shape::kQueries);
@@ -200,7 +200,7 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
   const auto head_bytes = [&] {
     return static_cast<int64_t>((Shape::tile_size(blocks.rows) + 2 * Shape::tile_size(blocks.keys)) * sizeof(T));
   };
-  while (head_bytes() > kSharedBytes) {
+  while (head_bytes() > device.shared_for(2)) {
     if (blocks.keys > 2 * Shape::kKeys) {
       blocks.keys = static_cast<int>(ceil_div(blocks.keys / 2, Shape::kKeys) * Shape::kKeys);
     } else {
@@ -209,12 +209,12 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
   }
 
   const int head_threads = blocks.rows / Shape::kQueries * Shape::kLanes;
-  const int64_t fitting = std::min<int64_t>({op.H, 32, Shape::kMaxThreads / head_threads, kSeveralHeads / head_bytes()});
+  const int64_t fitting = std::min<int64_t>({op.H, 32, Shape::kMaxThreads / head_threads, device.shared_for(4) / head_bytes()});
   blocks.head_groups = static_cast<int>(ceil_div(op.H, std::max<int64_t>(fitting, 1)));
   blocks.heads = static_cast<int>(ceil_div(op.H, blocks.head_groups));
   blocks.query_tiles = static_cast<int>(ceil_div(op.Tq, blocks.rows));
   const int64_t parent_blocks = op.P * blocks.head_groups * blocks.query_tiles;
-  blocks.shares = shares_for(parent_blocks, op.P, op.C, multiprocessors);
+  blocks.shares = shares_for(parent_blocks, op.P, op.C, device.multiprocessors);
   blocks.scale_log2 = static_cast<float>(op.scale * kLog2E);
   blocks.load_aligned = aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
   blocks.write_aligned = aligned(op.source, op.source_strides, op.D) && aligned(op.z, Strides{}, op.D);
@@ -225,9 +225,9 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
 
 // The narrowest shape that holds head_dim.
 template <typename T, int kQueries>
-cudaError_t attention_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys, int multiprocessors,
+cudaError_t attention_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys, const Device& device,
                        cudaStream_t stream) {
-  const auto run = [&](auto shape) { return launch_fma<decltype(shape)>(op, plan, max_rows, max_keys, multiprocessors, stream); };
+  const auto run = [&](auto shape) { return launch_fma<decltype(shape)>(op, plan, max_rows, max_keys, device, stream); };
   if (op.D <= 16) return run(FmaShape<T, 1, 16, kQueries>{});
   if (op.D <= 32) return run(FmaShape<T, 1, 32, kQueries>{});
   if (op.D <= 64) return run(FmaShape<T, 2, 32, kQueries>{});

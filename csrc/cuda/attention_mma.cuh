@@ -6,6 +6,7 @@
 #pragma once
 
 #include "children.cuh"
+#include "launch.cuh"
 
 namespace pilot::cuda {
 
@@ -200,7 +201,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     T* const warp_tile = q_tile + warp_row * kStride;
     Running<Shape> run{};
 #pragma unroll
-    for (int r = 0; r < Shape::kRowTiles; ++r) run.m[r][0] = run.m[r][1] = -INFINITY;
+    for (int r = 0; r < Shape::kRowTiles; ++r) run.m[r][0] = run.m[r][1] = -FLT_MAX;  // not -infinity: see attention_fma.cuh
 
     for (int64_t first_key = 0; first_key < end; first_key += kKeys) {
       wait_for_copies();
@@ -227,11 +228,11 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
 }
 
 template <typename Shape, typename T = typename Shape::T>
-cudaError_t launch_mma(const PatchedAttention<T>& op, const Plan& plan, int multiprocessors, cudaStream_t stream) {
+cudaError_t launch_mma(const PatchedAttention<T>& op, const Plan& plan, const Device& device, cudaStream_t stream) {
   MmaBlocks blocks{};
   blocks.query_tiles = static_cast<int>(ceil_div(op.Tq, Shape::kRows));
   const int64_t parent_blocks = op.P * op.H * blocks.query_tiles;
-  blocks.shares = shares_for(parent_blocks, op.P, op.C, multiprocessors);
+  blocks.shares = shares_for(parent_blocks, op.P, op.C, device.multiprocessors);
   blocks.scale_log2 = static_cast<float>(op.scale * kLog2E);
   blocks.load_aligned = aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
   blocks.write_aligned = aligned(op.source, op.source_strides, op.D) && aligned(op.z, Strides{}, op.D);
@@ -241,10 +242,10 @@ cudaError_t launch_mma(const PatchedAttention<T>& op, const Plan& plan, int mult
 // The narrowest shape that holds head_dim. Row tiles and keys: as many as the registers hold, because shared memory is nearly as
 // busy as the tensor cores, and each fragment of k and v serves all row tiles, each of q all keys.
 template <typename T>
-cudaError_t attention_mma(const PatchedAttention<T>& op, const Plan& plan, int multiprocessors, cudaStream_t stream) {
-  if (op.D <= 64) return launch_mma<MmaShape<T, 64, 2, 64, 2>>(op, plan, multiprocessors, stream);
-  if (op.D <= 128) return launch_mma<MmaShape<T, 128, 2, 48, 2>>(op, plan, multiprocessors, stream);
-  return launch_mma<MmaShape<T, 256, 1, 32, 2>>(op, plan, multiprocessors, stream);
+cudaError_t attention_mma(const PatchedAttention<T>& op, const Plan& plan, const Device& device, cudaStream_t stream) {
+  if (op.D <= 64) return launch_mma<MmaShape<T, 64, 2, 64, 2>>(op, plan, device, stream);
+  if (op.D <= 128) return launch_mma<MmaShape<T, 128, 2, 48, 2>>(op, plan, device, stream);
+  return launch_mma<MmaShape<T, 256, 1, 32, 2>>(op, plan, device, stream);
 }
 
 }  // namespace pilot::cuda

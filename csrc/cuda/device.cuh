@@ -1,4 +1,4 @@
-// The few things that C++ has no words for: instructions of the GPU, and launching a kernel.
+// What needs nvcc: instructions of the GPU that C++ has no names for, and the launch of a kernel.
 // An include guard, not a pragma: tests/cuda_emulation puts its own version, for a CPU, in place of this file.
 #ifndef PILOT_CUDA_DEVICE_CUH
 #define PILOT_CUDA_DEVICE_CUH
@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cfloat>
 #include <climits>
 #include <cstdint>
 #include <type_traits>
@@ -28,7 +29,7 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// Copies 16 bytes to shared memory behind this thread's back; zeros instead where `valid` is false, `from` is then not read.
+// Starts an asynchronous copy of 16 bytes to shared memory; zeros instead where `valid` is false, `from` is then not read.
 __device__ inline void copy_async(void* to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
@@ -73,24 +74,10 @@ __device__ inline void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint3
   }
 }
 
-// Streaming multiprocessors of the current device.
-inline cudaError_t multiprocessors(int& count) {
-  int device = 0;
-  if (const cudaError_t error = cudaGetDevice(&device)) return error;
-  return cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device);
-}
-
+// Enqueues a kernel. See launch.cuh.
 template <typename... Parameters, typename... Values>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t stream, Values... values) {
-  if (blocks > INT_MAX) return cudaErrorInvalidConfiguration;
-  const auto set = [&](cudaFuncAttribute attribute, int value) { return cudaFuncSetAttribute(kernel, attribute, value); };
-  if (shared_bytes > 0) {  // as many blocks on a multiprocessor as its shared memory holds, rather than a large L1
-    if (const cudaError_t error = set(cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared)) return error;
-  }
-  if (shared_bytes > 48 * 1024) {  // more than a kernel may have unasked
-    if (const cudaError_t error = set(cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes))) return error;
-  }
-  kernel<<<static_cast<unsigned>(blocks), threads, shared_bytes, stream>>>(values...);
+cudaError_t enqueue(void (*kernel)(Parameters...), unsigned blocks, int threads, size_t shared_bytes, cudaStream_t stream, Values... values) {
+  kernel<<<blocks, threads, shared_bytes, stream>>>(values...);
   return cudaGetLastError();
 }
 

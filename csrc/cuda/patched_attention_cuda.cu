@@ -4,7 +4,7 @@
 #include <climits>
 
 #include "attention.h"
-#include "device.cuh"
+#include "launch.cuh"
 
 namespace pilot::cuda {
 
@@ -13,16 +13,15 @@ size_t workspace_bytes(int64_t P, int64_t C) { return Plan::bytes(P, C); }
 template <typename T>
 cudaError_t launch_patched_attention(const PatchedAttention<T>& op, void* workspace, cudaStream_t stream) {
   if (op.C == 0 || op.Tq == 0 || op.H == 0) return cudaSuccess;
-  if (op.P > INT_MAX || op.C > INT_MAX || op.D < 1 || op.D > 256) return cudaErrorInvalidValue;
+  if (op.P < 1 || op.S < 1 || op.P > INT_MAX || op.C > INT_MAX || op.D < 1 || op.D > 256) return cudaErrorInvalidValue;
 
   const Plan plan(workspace, op.P, op.C);
   if (const cudaError_t error = launch_plan(plan, op.parent, op.source_row, op.P, op.C, op.S, stream)) return error;
-  if (op.P == 0) return cudaSuccess;  // every child's parent is out of range, as the plan has said
-  int count = 0;
-  if (const cudaError_t error = multiprocessors(count)) return error;
+  Device device{};
+  if (const cudaError_t error = current_device(device)) return error;
   // Below, a tile of the tensor-core kernel would be mostly padding.
   const int64_t packed_keys = sizeof(T) == 4 ? 64 : 32;
-  return op.Tk <= packed_keys ? attention_packed(op, plan, count, stream) : attention_long(op, plan, count, stream);
+  return op.Tk <= packed_keys ? attention_packed(op, plan, device, stream) : attention_long(op, plan, device, stream);
 }
 
 template cudaError_t launch_patched_attention(const PatchedAttention<float>&, void*, cudaStream_t);

@@ -2,7 +2,7 @@
 #undef NDEBUG  // the assertions on indexes are part of the contract
 #include <cassert>
 
-#include "device.cuh"
+#include "launch.cuh"
 #include "plan.cuh"
 
 namespace pilot::cuda {

@@ -14,7 +14,7 @@ MAX_HEAD_DIM = 256
 
 
 def check_arguments(q, k, v, source, parent, source_row, replace, scale: float | None, out: Tensor | None) -> None:
-    """Raises ValueError or TypeError on a wrong shape, dtype, device or stride."""
+    """Raises ValueError, TypeError or IndexError on a wrong shape, dtype, device or stride, or rows of nothing."""
     _check_dim("q", q, 4, "(P, Tq, H, D)")
     _check_dim("k", k, 4, "(P, Tk, H_kv, D)")
     _check_dim("parent", parent, 1, "(C,)")
@@ -33,6 +33,10 @@ def check_arguments(q, k, v, source, parent, source_row, replace, scale: float |
         raise ValueError(f"q has {H} heads, not a multiple of the {H_kv} of k and v")
     if not 1 <= D <= MAX_HEAD_DIM:
         raise ValueError(f"head_dim must be 1 to {MAX_HEAD_DIM}, not {D}")
+    if C and not P:
+        raise IndexError(f"parent has {C} entries, but q has no rows")
+    if C and not S:
+        raise IndexError(f"source_row has {C} entries, but source has no rows")
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"scale must be finite, not {scale}")
 

@@ -12,6 +12,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <climits>
 #include <cmath>
 #include <cstdint>
@@ -43,6 +44,9 @@ struct Lanes {
   uint64_t value[32][2];
 };
 Lanes exchange(unsigned mask, uint64_t first, uint64_t second = 0);
+
+// Shared memory that a block of this kernel may ask for: 48 KB, or what cudaFuncSetAttribute has set.
+size_t most_shared(const void* kernel);
 
 void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel);
 
@@ -160,16 +164,10 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   }
 }
 
-inline cudaError_t multiprocessors(int& count) {
-  count = 4;
-  return cudaSuccess;
-}
-
 template <typename... Parameters, typename... Values>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t, Values... values) {
-  if (blocks < 1 || blocks > INT_MAX || threads < 1 || threads > 1024 || threads % 32 || shared_bytes > 99 * 1024) {
-    return cudaErrorInvalidConfiguration;
-  }
+cudaError_t enqueue(void (*kernel)(Parameters...), unsigned blocks, int threads, size_t shared_bytes, cudaStream_t, Values... values) {
+  if (blocks < 1 || threads < 1 || threads > 1024 || threads % 32) return cudaErrorInvalidConfiguration;
+  if (shared_bytes > emulation::most_shared(reinterpret_cast<const void*>(kernel))) return cudaErrorInvalidValue;
   emulation::run(blocks, threads, shared_bytes, [&] { kernel(values...); });
   return cudaSuccess;
 }

@@ -11,7 +11,7 @@
 #include <random>
 #include <vector>
 
-#include "../../csrc/cuda/patched_attention_cuda.h"
+#include "../../../csrc/cuda/patched_attention_cuda.h"
 #include "device.h"
 
 namespace emulation {
@@ -53,6 +53,11 @@ std::vector<std::map<unsigned, Barrier>> warps(kMaxThreads / 32);
 std::unique_ptr<char[]> shared_memory(new char[256 * 1024]);
 const std::function<void()>* current_kernel;
 std::mt19937 shuffle(1);
+
+// The device that is played, and what was asked of it.
+int shared_per_multiprocessor = 228 * 1024;
+size_t largest_shared = 0;
+std::map<const void*, int> shared_limits;  // of kernels, as cudaFuncSetAttribute has left them
 
 char* stack_of(int fiber) {
   static char* const stacks = static_cast<char*>(
@@ -158,8 +163,14 @@ Lanes exchange(unsigned mask, uint64_t first, uint64_t second) {
   return lanes;
 }
 
+size_t most_shared(const void* kernel) {
+  const auto limit = shared_limits.find(kernel);
+  return limit == shared_limits.end() ? 48 * 1024 : limit->second;
+}
+
 void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
   current_kernel = &kernel;
+  largest_shared = std::max(largest_shared, shared_bytes);
   block_dim.x = threads, grid_dim.x = static_cast<int>(blocks);
   for (block.x = 0; block.x < blocks; ++block.x) {
     // NaN in every type, behind the end too: what is read before it is written shows in the result.
@@ -177,6 +188,33 @@ cudaError_t CUDARTAPI cudaMemsetAsync(void* to, int value, size_t bytes, cudaStr
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
+
+cudaError_t CUDARTAPI cudaGetDevice(int* index) {
+  *index = 0;
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : emulation::shared_per_multiprocessor;
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value > 99 * 1024) return cudaErrorInvalidValue;
+  const auto [limit, is_new] = emulation::shared_limits.emplace(kernel, value);
+  if (!is_new && limit->second != value) emulation::fail("the shared memory of a kernel is set anew: a launch in another thread may rely on it");
+  return cudaSuccess;
+}
+
+// Plays a GPU whose multiprocessors have this much shared memory.
+extern "C" void play_device(int shared_per_multiprocessor) {
+  emulation::shared_per_multiprocessor = shared_per_multiprocessor;
+  emulation::largest_shared = 0;
+}
+
+// The most that a block has asked for since then.
+extern "C" int largest_shared() { return static_cast<int>(emulation::largest_shared); }
 
 // pointers: q, k, v, source, parent, source_row, replace, z. sizes: P, C, S, Tq, Tk, H, H_kv, D, then the strides in that order.
 template <typename T>
