@@ -204,7 +204,11 @@ struct Simd {
  private:
   template <int From, int... I>
   static PILOT_INLINE V zip(V a, V b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
     return __builtin_shufflevector(a, b, (From + I / 2 + (I % 2) * N)...);
+#else  // GCC has __builtin_shufflevector from version 12 on only
+    return __builtin_shuffle(a, b, Bits{(From + I / 2 + (I % 2) * N)...});
+#endif
   }
 };
 

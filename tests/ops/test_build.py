@@ -270,6 +270,18 @@ def test_capability_from_the_environment(name):
         assert f"this CPU has no instruction set '{name}' (PILOT_CPU_CAPABILITY): it has generic" in result.stdout
 
 
+@pytest.mark.parametrize("compiler", ["g++-11", "g++", "clang++"])
+@pytest.mark.parametrize("unit", ["avx2", "avx512", "generic"])
+def test_instruction_sets_compile(compiler, unit):
+    """g++ 11 is that of Ubuntu 22.04; GCC and clang have different names for a shuffle of vectors."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    (source,) = toolchain.source_root().rglob(f"*_{unit}.cpp")
+    command = [compiler, "-std=c++20", "-O1", "-fsyntax-only", f"-I{toolchain.source_root()}", "-Wall", "-Werror"]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_wheel_brings_the_sources(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     # From a copy: setuptools writes its build folders beside the sources.
