@@ -1,8 +1,8 @@
-// Vectors of N numbers in whatever registers the unit is compiled for, and the few things the kernel does with them
-// beyond + - * <, which the compiler's own vector types (GCC, clang) have. A compiler without them gets N = 1: plain
+// Vectors of N numbers in whatever registers this is compiled for, and the few things that kernels do with them beyond
+// + - * <, which the compiler's own vector types (GCC, clang) have. A compiler without them gets N = 1: plain
 // numbers (MSVC; not tested).
 //
-// Included by an instruction-set unit after PILOT_ISA is defined. Everything is in an anonymous namespace: a function
+// Included by isa_*.cpp after PILOT_ISA is defined. Everything is in an anonymous namespace: a function
 // compiled for AVX-512 must not be the one that the linker keeps for everybody.
 #pragma once
 

@@ -1,5 +1,5 @@
 // What needs nvcc: instructions of the GPU that C++ has no names for, and the launch of a kernel.
-// An include guard, not a pragma: tests/cuda_emulation puts its own version, for a CPU, in place of this file.
+// An include guard, not a pragma: tests/support/cuda_emulation puts its own version, for a CPU, in place of this file.
 #ifndef PILOT_CUDA_DEVICE_CUH
 #define PILOT_CUDA_DEVICE_CUH
 

@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "device.cuh"
+#include "cuda/device.cuh"
 
 namespace pilot::cuda {
 

@@ -9,14 +9,12 @@ Shapes: N nodes, C branches of each, B pairs, W positions, K terms, d d_model, m
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from pilot.ops.checks import check_branched_hidden
+from pilot.ops.dispatch import which_impl
 from pilot.ops.norms import inverse_rms
-from pilot.ops.patched_attention import which_impl
 
 
 def branched_hidden(
@@ -53,7 +51,6 @@ def branched_hidden(
     """
     arguments = (state, terms, member, in_bias, out_bias, eps)
     if which_impl(impl, state, terms, in_bias, out_bias) == "fused" and state.device.type == "cpu":
-        _register_fake()
         torch.ops.pilot.branched_hidden(*arguments, hidden=hidden, after=after)
     else:
         eager_branched_hidden(*arguments, hidden=hidden, after=after)
@@ -107,11 +104,24 @@ def _totals(state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
     return totals
 
 
-def _fake(state, terms, member, in_bias, out_bias, eps, *, hidden, after) -> None:
+def _fake(
+    state: Tensor,
+    terms: Tensor,
+    member: Tensor,
+    in_bias: Tensor,
+    out_bias: Tensor,
+    eps: float,
+    *,
+    hidden: Tensor,
+    after: Tensor,
+) -> None:
     check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
 
 
-@cache
-def _register_fake() -> None:
-    """Tells torch.compile that nothing is returned; once, when there is an operator to tell it about."""
-    torch.library.register_fake("pilot::branched_hidden", _fake)
+# The operator in torch.ops.pilot, which csrc/branched_hidden implements for the CPU.
+torch.library.define(
+    "pilot::branched_hidden",
+    "(Tensor state, Tensor terms, Tensor member, Tensor in_bias, Tensor out_bias, float eps, *, "
+    "Tensor(a!) hidden, Tensor(b!) after) -> ()",
+)
+torch.library.register_fake("pilot::branched_hidden", _fake)

@@ -16,6 +16,7 @@ import torch
 from support.cuda_cases import CASES, DTYPES, Case, arguments, check, check_first_keys_of_minus_infinity, eager
 from support.project import ROOT
 
+CSRC = ROOT / "csrc"
 EMULATION = ROOT / "tests" / "support" / "cuda_emulation"
 FLAGS = [
     *("-std=c++20", "-O2", "-fPIC", "-fno-strict-aliasing", "-fsanitize=undefined", "-fno-sanitize-recover=all"),
@@ -36,7 +37,7 @@ def build(folder: Path) -> Path:
     if cuda_headers() is None:
         pytest.skip("no CUDA headers (cuda_fp16.h) for the emulation: install the CUDA toolkit, or set CUDA_HOME")
 
-    language = ["-isystem", str(cuda_headers()), "-include", str(EMULATION / "device.h"), "-x", "c++"]
+    language = [f"-I{CSRC}", "-isystem", str(cuda_headers()), "-include", str(EMULATION / "device.h"), "-x", "c++"]
 
     def compile(source: Path) -> str:
         target = folder / f"{source.name}.o"
@@ -46,7 +47,7 @@ def build(folder: Path) -> Path:
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile, [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), EMULATION / "emulation.cpp"]))
+        objects = list(pool.map(compile, [*sorted(CSRC.rglob("*.cu")), EMULATION / "emulation.cpp"]))
     library = folder / "libpilot_emulation.so"
     # -Bsymbolic: its own CUDA functions, not those of the CUDA runtime that a PyTorch with CUDA has loaded.
     link = [compiler, "-shared", "-Wl,-Bsymbolic", "-fsanitize=undefined"]

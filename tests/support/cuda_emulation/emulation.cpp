@@ -11,8 +11,8 @@
 #include <random>
 #include <vector>
 
-#include "../../../csrc/cuda/patched_attention_cuda.h"
 #include "device.h"
+#include "patched_attention/cuda/launcher.h"
 
 namespace emulation {
 
