@@ -105,7 +105,7 @@ def eager(a: dict[str, torch.Tensor], dtype: torch.dtype, scale: float | None = 
 
 
 def effect_of_rounded_scores(a: dict[str, torch.Tensor], scale: float | None = None) -> float:
-    """How far an output can move, to first order, when scores are rounded to float32. In a near tie of large scores: far.
+    """How far, to first order, rounding scores to float32 can move an output: in a near tie of large scores, far.
 
     z = sum_j p_j v_j moves by sum_j p_j ds_j (v_j - z) where score j moves by ds_j.
     """
@@ -122,7 +122,7 @@ def effect_of_rounded_scores(a: dict[str, torch.Tensor], scale: float | None = N
 
 
 def check(z: torch.Tensor, a: dict[str, torch.Tensor], scale: float | None = None) -> None:
-    """z is the float64 result but for rounding: of scores to float32, and as eager's in its type; replaced bit for bit."""
+    """z is the float64 result but for rounding: of scores to float32, and as eager's in its type. Donors keep their bits."""
     exact = eager(a, torch.float64, scale)
     assert not z.isnan().any(), "NaN from outside the tensors, or from memory never written"
     error = (z.double() - exact).abs().max().item()
