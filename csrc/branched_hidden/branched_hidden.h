@@ -20,7 +20,7 @@ namespace pilot {
 template <typename T>
 struct BranchedHidden {
   const T *state, *terms;
-  const bool *member;
+  const bool* member;
   const T *in_bias, *out_bias;
   int64_t state_strides[3], terms_strides[4], member_strides[4];
   T *hidden, *after;

@@ -1,5 +1,5 @@
-// What every backend of branched_hidden does before its kernel: check the arguments, and describe them as plain pointers.
-// pilot/ops/checks.py repeats the checks for the eager twin and the fake implementation.
+// What every backend of branched_hidden does before its kernel: check the arguments, and describe them as plain
+// pointers. pilot/ops/checks.py repeats the checks for the eager twin and the fake implementation.
 #pragma once
 
 #include <ATen/core/Tensor.h>

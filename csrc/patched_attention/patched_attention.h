@@ -26,8 +26,8 @@ struct PatchedAttention {
   const T *q, *k, *v, *source;
   Strides q_strides, k_strides, v_strides, source_strides;
   const int64_t *parent, *source_row;
-  const bool *replace;
-  T *z;
+  const bool* replace;
+  T* z;
   int64_t P, C, S;
   int64_t Tq, Tk, H, H_kv, D;
   double scale;

@@ -42,12 +42,14 @@ def branched_hidden(
     member    (C, B, W, K) bool       True: the branch adds the term; on the CPU
     in_bias   (m,), out_bias (d,)
     eps       added to the mean square
-    impl      "fused": the operator in csrc/, in float32 or float64 on a CPU; it has no CUDA kernel, and PyTorch runs
-              there. "eager", "auto" and errors are those of pilot.ops.patched_attention
+    impl      "auto", "fused" or "eager", as for pilot.ops.patched_attention; on CUDA "fused" is eager, too: there is no
+              kernel for it
     hidden    (N, C, B, W, m)         written; contiguous
     after     (N, C, B, W, d)         written; contiguous
 
     NaN or infinity in a term does not reach a branch that does not add it. There is no gradient.
+
+    Raises ValueError or TypeError for arguments that do not fit, and PilotError for "fused" where it cannot run.
     """
     arguments = (state, terms, member, in_bias, out_bias, eps)
     if which_impl(impl, state, terms, in_bias, out_bias) == "fused" and state.device.type == "cpu":
@@ -70,7 +72,9 @@ def eager_branched_hidden(
 ) -> None:
     """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build, and on CUDA."""
     check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
-    x, inputs = _totals(state, terms, member).split([out_bias.shape[0], in_bias.shape[0]], dim=-1)
+    d = out_bias.shape[0]
+    totals = _totals(state, terms, member)
+    x, inputs = totals[..., :d], totals[..., d:]
     torch.addcmul(in_bias, inputs, inverse_rms(x, eps), out=hidden)
     torch.ops.aten.gelu_(hidden)
     torch.add(x, out_bias, out=after)

@@ -98,15 +98,13 @@ def _load_or_build(library: Library) -> ModuleType:
 
 
 def _build(library: Library, folder: Path) -> None:
-    with _quiet_builder() as cpp_extension:
+    with _builder(library) as cpp_extension:
         environment = build_environment(library, cpp_extension.get_cxx_compiler())
         # PyTorch's builder has a lock file of its own, and waits for ever for one that a killed build left behind. We
         # hold the outer lock, so nobody else is in there.
         (folder / "lock").unlink(missing_ok=True)
         what = "operators" if library.cuda_home is None else "CUDA operators"
         print(f"pilot: compiling the {what}, once, into {folder} ...", file=sys.stderr, flush=True)
-        if library.cuda_home is not None:
-            cpp_extension.CUDA_HOME = str(library.cuda_home)  # its own guess follows no links, and may have no nvcc
         try:
             with _environment(environment):
                 cpp_extension.load(
@@ -132,16 +130,18 @@ def _build(library: Library, folder: Path) -> None:
 
 
 @contextmanager
-def _quiet_builder() -> Iterator[ModuleType]:
-    """torch.utils.cpp_extension, without its warning about a CUDA toolkit where there is no GPU. Left as it was."""
+def _builder(library: Library) -> Iterator[ModuleType]:
+    """torch.utils.cpp_extension, set up for this library; left as it was."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)  # it warns, on import already, of a CUDA toolkit where there is no GPU
     try:
         from torch.utils import cpp_extension
 
         cuda_home = cpp_extension.CUDA_HOME
         try:
+            if library.cuda_home is not None:  # its own guess follows no links, and may have no nvcc
+                cpp_extension.CUDA_HOME = str(library.cuda_home)
             yield cpp_extension
         finally:
             cpp_extension.CUDA_HOME = cuda_home
@@ -192,9 +192,11 @@ def _cache_root() -> Path:
 
 
 def _key(library: Library) -> str:
-    facts = [torch.__version__, torch.version.cuda, pybind11.__version__]
-    facts += [sys.implementation.cache_tag, sysconfig.get_platform()]
-    facts += [library.name, library.flags, os.environ.get("CXX")]
+    facts = [
+        *(torch.__version__, torch.version.cuda, pybind11.__version__),
+        *(sys.implementation.cache_tag, sysconfig.get_platform()),
+        *(library.name, library.flags, os.environ.get("CXX")),
+    ]
     digest = hashlib.sha256(repr(facts).encode())
     for path in library.sources:
         name = path.relative_to(library.root).as_posix()

@@ -60,7 +60,8 @@ def patched_attention(
     if which_impl(impl, *arguments[:4]) == "eager":
         return eager_patched_attention(*arguments, scale=scale, out=out)
     if out is None:
-        return torch.ops.pilot.patched_attention(*arguments, scale=scale)
+        z: Tensor = torch.ops.pilot.patched_attention(*arguments, scale=scale)
+        return z
     torch.ops.pilot.patched_attention_out(*arguments, scale=scale, out=out)
     return out
 

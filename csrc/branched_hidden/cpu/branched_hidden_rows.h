@@ -1,8 +1,8 @@
 // branched_hidden on the CPU, compiled once for each instruction set: see cpu/kernels.h. Included after PILOT_ISA is
 // defined, and after the standard headers, which must not be compiled for it.
 //
-// All branches of a row are computed before the next row, so that its state and terms are read from memory once. A total
-// lives in registers, a tile of columns at a time: nothing is written but the results.
+// All branches of a row are computed before the next row, so that its state and terms are read from memory once. A
+// total lives in registers, a tile of columns at a time: nothing is written but the results.
 #pragma once
 
 #include <cmath>

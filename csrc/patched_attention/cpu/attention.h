@@ -278,10 +278,11 @@ PILOT_INLINE void prefetch_next_parent(const PatchedAttention<T>& op, int64_t it
   prefetch(op.v + parent * op.v_strides.row + kv_head * op.v_strides.head, op.v_strides.pos, op.Tk, op.D);
 }
 
-// Kernels::attend. `Narrow` vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes, not 16 + 16.
+// Kernels::attend. `Narrow` vectors take the last queries where they hold all of them: 22 positions are 16 + 8 lanes,
+// not 16 + 16.
 template <typename Wide, typename Narrow>
-void attend_heads(const PatchedAttention<typename Wide::T>& op, const Children& children, int64_t shares, int64_t first, int64_t last,
-                  void* scratch) {
+void attend_heads(const PatchedAttention<typename Wide::T>& op, const Children& children, int64_t shares, int64_t first,
+                  int64_t last, void* scratch) {
   for (int64_t item = first; item < last; ++item) {
     prefetch_next_parent(op, item, last);
     const int64_t head = item % op.H, parent = item / op.H % op.P, share = item / op.H / op.P;

@@ -46,9 +46,8 @@ void run(const PatchedAttention<T>& op) {
   // Waking the other threads costs some microseconds: a part smaller than that is not worth one.
   constexpr int64_t kMultipliesPerPart = 200'000;
   const int64_t grain = 1 + kMultipliesPerPart * shares / (op.Tq * op.Tk * op.D);
-  at::parallel_for(0, heads * shares, grain, [&](int64_t first, int64_t last) {
-    attend(op, children, shares, first, last, thread_scratch());
-  });
+  at::parallel_for(0, heads * shares, grain,
+                   [&](int64_t first, int64_t last) { attend(op, children, shares, first, last, thread_scratch()); });
 }
 
 struct Cpu {

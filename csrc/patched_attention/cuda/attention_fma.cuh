@@ -1,14 +1,15 @@
 // Attention by plain multiply-adds in float32, for several heads of a parent in one block.
 //
-// Short sequences are bound by memory: a block fetches the positions of a few heads, and as it holds few threads and little shared
-// memory, many blocks share a multiprocessor and one's loads hide behind another's arithmetic. Long float32 sequences run through
-// the same code, one head and a range of queries a block, with more queries a thread, over tiles of keys.
+// Short sequences are bound by memory: a block fetches the positions of a few heads, and as it holds few threads and
+// little shared memory, many blocks share a multiprocessor and one's loads hide behind another's arithmetic. Long
+// float32 sequences run through the same code, one head and a range of queries a block, with more queries a thread,
+// over tiles of keys.
 #pragma once
 
 #include <algorithm>
 
-#include "patched_attention/cuda/children.cuh"
 #include "cuda/launch.cuh"
+#include "patched_attention/cuda/children.cuh"
 
 namespace pilot::cuda {
 
@@ -25,24 +26,27 @@ struct FmaShape {
   static constexpr int kRowUnits = kLanes * (kUnits | 1);
   static constexpr int kStride = kRowUnits * kPerUnit<T>;
   // Likewise consecutive heads, which a warp reads side by side.
-  static constexpr __host__ __device__ int tile_size(int rows) { return ((rows * kRowUnits + 7) / 8 * 8 + kLanes) * kPerUnit<T>; }
+  static constexpr __host__ __device__ int tile_size(int rows) {
+    return ((rows * kRowUnits + 7) / 8 * 8 + kLanes) * kPerUnit<T>;
+  }
 };
 
 // How the work is cut into blocks.
 struct FmaBlocks {
-  int heads;         // of q in a block
-  int rows;          // queries in a block, a multiple of kQueries
-  int keys;          // in a tile, a multiple of kKeys
+  int heads;  // of q in a block
+  int rows;   // queries in a block, a multiple of kQueries
+  int keys;   // in a tile, a multiple of kKeys
   int head_groups, query_tiles, shares;
   float scale_log2;  // scale, for exponentials to base 2
   bool load_aligned, write_aligned;
 };
 
-// Adds keys [first, first + kKeys) of the tile to the running softmax of this thread's queries: maximum m, sum l, weighted values o.
-// `last[i]` is the last key of the tile that query i may see.
+// Adds keys [first, first + kKeys) of the tile to the running softmax of this thread's queries: maximum m, sum l,
+// weighted values o. `last[i]` is the last key of the tile that query i may see.
 template <typename Shape, typename T = typename Shape::T>
-__device__ inline void attend(float (&o)[Shape::kQueries][Shape::kWidth], float (&m)[Shape::kQueries], float (&l)[Shape::kQueries],
-                              const T* q, const T* k, const T* v, int first, const int (&last)[Shape::kQueries], float scale_log2) {
+__device__ inline void attend(float (&o)[Shape::kQueries][Shape::kWidth], float (&m)[Shape::kQueries],
+                              float (&l)[Shape::kQueries], const T* q, const T* k, const T* v, int first,
+                              const int (&last)[Shape::kQueries], float scale_log2) {
   constexpr int kUnit = kPerUnit<T>, kQueries = Shape::kQueries, kKeys = Shape::kKeys, kStep = Shape::kLanes * kUnit;
   float s[kQueries][kKeys] = {};
 #pragma unroll 4
@@ -98,7 +102,8 @@ __device__ inline void attend(float (&o)[Shape::kQueries][Shape::kWidth], float 
 }
 
 template <typename Shape, typename T = typename Shape::T>
-__global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(PatchedAttention<T> op, Plan plan, FmaBlocks blocks) {
+__global__ void __launch_bounds__(Shape::kMaxThreads)
+    attention_fma_kernel(PatchedAttention<T> op, Plan plan, FmaBlocks blocks) {
   int64_t block = blockIdx.x;
   const int share = static_cast<int>(block % blocks.shares);
   block /= blocks.shares;
@@ -120,14 +125,18 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
   T* const k_tiles = q_tiles + blocks.heads * q_size;
   T* const v_tiles = k_tiles + blocks.heads * kv_size;
 
-  const unsigned needed = heads_needed(op, children, first_head, heads, first_pos, rows, *reinterpret_cast<unsigned*>(q_tiles));
+  const unsigned needed =
+      heads_needed(op, children, first_head, heads, first_pos, rows, *reinterpret_cast<unsigned*>(q_tiles));
   if (needed) {
     for (int h = 0; h < heads; ++h) {
       if (!(needed >> h & 1)) continue;
-      const T* q = op.q + parent * op.q_strides.row + first_pos * op.q_strides.pos + (first_head + h) * op.q_strides.head;
-      load_tile<kWidth>(q_tiles + h * q_size, blocks.rows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned, blockDim.x);
+      const T* q =
+          op.q + parent * op.q_strides.row + first_pos * op.q_strides.pos + (first_head + h) * op.q_strides.head;
+      load_tile<kWidth>(q_tiles + h * q_size, blocks.rows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned,
+                        blockDim.x);
     }
-    // Threads: lane of a query fastest, then head, then query, so that a warp holds neighbouring queries and stops at their last key.
+    // Threads: lane of a query fastest, then head, then query, so that a warp holds neighbouring queries and stops at
+    // their last key.
     const int lane = threadIdx.x % Shape::kLanes, pair = threadIdx.x / Shape::kLanes;
     const int head = pair % heads, query = pair / heads * kQueries;
     const bool active = query < blocks.rows;
@@ -139,7 +148,7 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
 
     float o[kQueries][Shape::kWidth] = {}, m[kQueries], l[kQueries] = {};
     for (int i = 0; i < kQueries; ++i) m[i] = -FLT_MAX;  // not -infinity: -infinity less itself is NaN
-    const int64_t before = op.Tk - op.Tq + first_pos;  // query i of the tile sees keys up to before + i
+    const int64_t before = op.Tk - op.Tq + first_pos;    // query i of the tile sees keys up to before + i
     const int64_t end = before + rows;
     for (int64_t first_key = 0; first_key < end; first_key += blocks.keys) {
       if (first_key > 0) __syncthreads();  // the last tile is read
@@ -161,7 +170,9 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
       __syncthreads();
 
       int last[kQueries];
-      for (int i = 0; i < kQueries; ++i) last[i] = static_cast<int>(min(before + row + i - first_key, int64_t{INT_MAX}));
+      for (int i = 0; i < kQueries; ++i) {
+        last[i] = static_cast<int>(min(before + row + i - first_key, int64_t{INT_MAX}));
+      }
       for (int key = 0; key < tile_keys; key += Shape::kKeys) {
         if (!__any_sync(kWholeWarp, active && (needed >> head & 1) && key <= last[kQueries - 1])) break;
         attend<Shape>(o, m, l, q, k, v, key, last, blocks.scale_log2);
@@ -184,15 +195,15 @@ __global__ void __launch_bounds__(Shape::kMaxThreads) attention_fma_kernel(Patch
     __syncthreads();
   }
   for (int h = 0; h < heads; ++h) {
-    write_children<kWidth>(op, children, first_head + h, first_pos, rows, q_tiles + h * q_size, kStride, blocks.write_aligned,
-                            blockDim.x);
+    write_children<kWidth>(op, children, first_head + h, first_pos, rows, q_tiles + h * q_size, kStride,
+                           blocks.write_aligned, blockDim.x);
   }
 }
 
 // Cuts the work so that a multiprocessor holds two blocks of one head each, or four of several heads.
 template <typename Shape, typename T = typename Shape::T>
-cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys, const Device& device,
-                       cudaStream_t stream) {
+cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys,
+                       const Device& device, cudaStream_t stream) {
   FmaBlocks blocks{};
   const int64_t rows = std::min<int64_t>({op.Tq, max_rows, Shape::kMaxThreads / Shape::kLanes * Shape::kQueries});
   blocks.rows = static_cast<int>(ceil_div(rows, Shape::kQueries) * Shape::kQueries);
@@ -209,25 +220,30 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
   }
 
   const int head_threads = blocks.rows / Shape::kQueries * Shape::kLanes;
-  const int64_t fitting = std::min<int64_t>({op.H, 32, Shape::kMaxThreads / head_threads, device.shared_for(4) / head_bytes()});
+  const int64_t fitting =
+      std::min<int64_t>({op.H, 32, Shape::kMaxThreads / head_threads, device.shared_for(4) / head_bytes()});
   blocks.head_groups = static_cast<int>(ceil_div(op.H, std::max<int64_t>(fitting, 1)));
   blocks.heads = static_cast<int>(ceil_div(op.H, blocks.head_groups));
   blocks.query_tiles = static_cast<int>(ceil_div(op.Tq, blocks.rows));
   const int64_t parent_blocks = op.P * blocks.head_groups * blocks.query_tiles;
   blocks.shares = shares_for(parent_blocks, op.P, op.C, device.multiprocessors);
   blocks.scale_log2 = static_cast<float>(op.scale * kLog2E);
-  blocks.load_aligned = aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
+  blocks.load_aligned =
+      aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
   blocks.write_aligned = aligned(op.source, op.source_strides, op.D) && aligned(op.z, Strides{}, op.D);
 
   const int threads = static_cast<int>(ceil_div(blocks.heads * head_threads, 32) * 32);
-  return launch(attention_fma_kernel<Shape>, parent_blocks * blocks.shares, threads, blocks.heads * head_bytes(), stream, op, plan, blocks);
+  return launch(attention_fma_kernel<Shape>, parent_blocks * blocks.shares, threads, blocks.heads * head_bytes(),
+                stream, op, plan, blocks);
 }
 
 // The narrowest shape that holds head_dim.
 template <typename T, int kQueries>
-cudaError_t attention_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys, const Device& device,
-                       cudaStream_t stream) {
-  const auto run = [&](auto shape) { return launch_fma<decltype(shape)>(op, plan, max_rows, max_keys, device, stream); };
+cudaError_t attention_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys,
+                          const Device& device, cudaStream_t stream) {
+  const auto run = [&](auto shape) {
+    return launch_fma<decltype(shape)>(op, plan, max_rows, max_keys, device, stream);
+  };
   if (op.D <= 16) return run(FmaShape<T, 1, 16, kQueries>{});
   if (op.D <= 32) return run(FmaShape<T, 1, 32, kQueries>{});
   if (op.D <= 64) return run(FmaShape<T, 2, 32, kQueries>{});

@@ -1,26 +1,29 @@
-// Attention of one head and a range of queries on the tensor cores, for 16-bit types: softmax over tiles of keys as they come
-// (Dao 2023, "FlashAttention-2"), products by mma.sync m16n8k16, float32 sums.
+// Attention of one head and a range of queries on the tensor cores, for 16-bit types: softmax over tiles of keys as
+// they come (Dao 2023, "FlashAttention-2"), products by mma.sync m16n8k16, float32 sums.
 //
-// Four warps, each with its own queries, so that softmax needs no shared memory; the next tile of keys and values arrives while
-// this one is worked on. Tiles after the last query's position are not read.
+// Four warps, each with its own queries, so that softmax needs no shared memory; the next tile of keys and values
+// arrives while this one is worked on. Tiles after the last query's position are not read.
 #pragma once
 
-#include "patched_attention/cuda/children.cuh"
 #include "cuda/launch.cuh"
+#include "patched_attention/cuda/children.cuh"
 
 namespace pilot::cuda {
 
 template <typename T_, int kHeadDim_, int kRowTiles_, int kKeys_, int kBlocksPerSm_>
 struct MmaShape {
   using T = T_;
-  static constexpr int kHeadDim = kHeadDim_;    // padded
-  static constexpr int kRowTiles = kRowTiles_;  // of 16 queries, in a warp: each fragment of K and V loaded serves all of them
-  static constexpr int kKeys = kKeys_;          // in a tile
+  static constexpr int kHeadDim = kHeadDim_;  // padded
+  static constexpr int kRowTiles =
+      kRowTiles_;                       // of 16 queries, in a warp: each fragment of K and V loaded serves all of them
+  static constexpr int kKeys = kKeys_;  // in a tile
   static constexpr int kBlocksPerSm = kBlocksPerSm_;
   static constexpr int kWarps = 4, kThreads = 32 * kWarps;
   static constexpr int kWarpRows = 16 * kRowTiles, kRows = kWarps * kWarpRows;
-  static constexpr int kStride = kHeadDim + 8;  // 16 bytes longer than the row: ldmatrix then reads 8 rows from 8 different banks
-  static constexpr size_t kSharedBytes = sizeof(T) * kStride * (kRows + 4 * kKeys);  // q (later z), and two stages of k and v
+  static constexpr int kStride =
+      kHeadDim + 8;  // 16 bytes longer than the row: ldmatrix then reads 8 rows from 8 different banks
+  static constexpr size_t kSharedBytes =
+      sizeof(T) * kStride * (kRows + 4 * kKeys);  // q (later z), and two stages of k and v
 };
 
 struct MmaBlocks {
@@ -29,10 +32,11 @@ struct MmaBlocks {
   bool load_aligned, write_aligned;
 };
 
-// What a warp knows of its queries. Lane l has rows l / 4 and l / 4 + 8 of each row tile, columns 2 (l % 4) and the next of every 8.
+// What a warp knows of its queries. Lane l has rows l / 4 and l / 4 + 8 of each row tile, columns 2 (l % 4) and the
+// next of every 8.
 template <typename Shape>
 struct Running {
-  float o[Shape::kRowTiles][Shape::kHeadDim / 8][4];   // weighted sum of values
+  float o[Shape::kRowTiles][Shape::kHeadDim / 8][4];     // weighted sum of values
   float m[Shape::kRowTiles][2], l[Shape::kRowTiles][2];  // reference, and this lane's part of the sum of weights
 };
 
@@ -60,13 +64,15 @@ __device__ inline void score(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], 
   }
 }
 
-// Scores become weights 2^(x - m). Where `masked`, the lane's first query sees the tile's keys up to `last` only, and scores may have
-// been scaled by a negative number; most tiles are seen whole, and are spared the comparisons and the scaling by itself.
+// Scores become weights 2^(x - m). Where `masked`, the lane's first query sees the tile's keys up to `last` only, and
+// scores may have been scaled by a negative number; most tiles are seen whole, and are spared the comparisons and the
+// scaling by itself.
 //
-// m need not be the maximum: it follows once the maximum is 2^kSlack beyond it. That changes no weight's relative precision and
-// mostly saves rescaling what was summed before.
+// m need not be the maximum: it follows once the maximum is 2^kSlack beyond it. That changes no weight's relative
+// precision and mostly saves rescaling what was summed before.
 template <bool masked, typename Shape>
-__device__ inline void weigh(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], Running<Shape>& run, int last, float scale_log2) {
+__device__ inline void weigh(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], Running<Shape>& run, int last,
+                             float scale_log2) {
   constexpr float kSlack = 8.0f;
   const int column = threadIdx.x % 4 * 2;
 #pragma unroll
@@ -94,7 +100,8 @@ __device__ inline void weigh(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], 
         m = top;
         run.l[r][half] *= shrink;
 #pragma unroll
-        for (int d = 0; d < Shape::kHeadDim / 8; ++d) run.o[r][d][2 * half] *= shrink, run.o[r][d][2 * half + 1] *= shrink;
+        for (int d = 0; d < Shape::kHeadDim / 8; ++d)
+          run.o[r][d][2 * half] *= shrink, run.o[r][d][2 * half + 1] *= shrink;
       }
 #pragma unroll
       for (int j = 0; j < Shape::kKeys / 8; ++j) {
@@ -111,7 +118,8 @@ __device__ inline void weigh(float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], 
 
 // o += weights v. The weights' accumulators are already laid out as the next product wants its left side.
 template <typename Shape, typename T = typename Shape::T>
-__device__ inline void gather(Running<Shape>& run, const float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4], const T* v) {
+__device__ inline void gather(Running<Shape>& run, const float (&s)[Shape::kRowTiles][Shape::kKeys / 8][4],
+                              const T* v) {
   const int lane = threadIdx.x % 32;
   const T* const v_lane = v + lane % 16 * Shape::kStride + lane / 16 * 8;
 #pragma unroll
@@ -119,7 +127,7 @@ __device__ inline void gather(Running<Shape>& run, const float (&s)[Shape::kRowT
     uint32_t a[Shape::kRowTiles][4];
 #pragma unroll
     for (int r = 0; r < Shape::kRowTiles; ++r) {
-      const float(&left)[4] = s[r][2 * j], (&right)[4] = s[r][2 * j + 1];
+      const float (&left)[4] = s[r][2 * j], (&right)[4] = s[r][2 * j + 1];
       a[r][0] = pack<T>(left[0], left[1]), a[r][1] = pack<T>(left[2], left[3]);
       a[r][2] = pack<T>(right[0], right[1]), a[r][3] = pack<T>(right[2], right[3]);
     }
@@ -190,8 +198,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
       T* const tile = stage(first_key);
       load_tile<Shape::kHeadDim>(tile, kKeys, kStride, k + first_key * op.k_strides.pos, op.k_strides.pos, keys, D,
                                  blocks.load_aligned, Shape::kThreads);
-      load_tile<Shape::kHeadDim>(tile + kKeys * kStride, kKeys, kStride, v + first_key * op.v_strides.pos, op.v_strides.pos, keys, D,
-                                 blocks.load_aligned, Shape::kThreads);
+      load_tile<Shape::kHeadDim>(tile + kKeys * kStride, kKeys, kStride, v + first_key * op.v_strides.pos,
+                                 op.v_strides.pos, keys, D, blocks.load_aligned, Shape::kThreads);
     };
     load_tile<Shape::kHeadDim>(q_tile, kRows, kStride, q, op.q_strides.pos, rows, D, blocks.load_aligned,
                                Shape::kThreads);
@@ -201,7 +209,8 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
     T* const warp_tile = q_tile + warp_row * kStride;
     Running<Shape> run{};
 #pragma unroll
-    for (int r = 0; r < Shape::kRowTiles; ++r) run.m[r][0] = run.m[r][1] = -FLT_MAX;  // not -infinity: see attention_fma.cuh
+    for (int r = 0; r < Shape::kRowTiles; ++r)
+      run.m[r][0] = run.m[r][1] = -FLT_MAX;  // not -infinity: see attention_fma.cuh
 
     for (int64_t first_key = 0; first_key < end; first_key += kKeys) {
       wait_for_copies();
@@ -224,7 +233,7 @@ __global__ void __launch_bounds__(Shape::kThreads, Shape::kBlocksPerSm)
   }
   __syncthreads();
   write_children<Shape::kHeadDim>(op, children, head, first_pos, rows, q_tile, kStride, blocks.write_aligned,
-                                   Shape::kThreads);
+                                  Shape::kThreads);
 }
 
 template <typename Shape, typename T = typename Shape::T>
@@ -234,13 +243,15 @@ cudaError_t launch_mma(const PatchedAttention<T>& op, const Plan& plan, const De
   const int64_t parent_blocks = op.P * op.H * blocks.query_tiles;
   blocks.shares = shares_for(parent_blocks, op.P, op.C, device.multiprocessors);
   blocks.scale_log2 = static_cast<float>(op.scale * kLog2E);
-  blocks.load_aligned = aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
+  blocks.load_aligned =
+      aligned(op.q, op.q_strides, op.D) && aligned(op.k, op.k_strides, op.D) && aligned(op.v, op.v_strides, op.D);
   blocks.write_aligned = aligned(op.source, op.source_strides, op.D) && aligned(op.z, Strides{}, op.D);
-  return launch(attention_mma_kernel<Shape>, parent_blocks * blocks.shares, Shape::kThreads, Shape::kSharedBytes, stream, op, plan, blocks);
+  return launch(attention_mma_kernel<Shape>, parent_blocks * blocks.shares, Shape::kThreads, Shape::kSharedBytes,
+                stream, op, plan, blocks);
 }
 
-// The narrowest shape that holds head_dim. Row tiles and keys: as many as the registers hold, because shared memory is nearly as
-// busy as the tensor cores, and each fragment of k and v serves all row tiles, each of q all keys.
+// The narrowest shape that holds head_dim. Row tiles and keys: as many as the registers hold, because shared memory is
+// nearly as busy as the tensor cores, and each fragment of k and v serves all row tiles, each of q all keys.
 template <typename T>
 cudaError_t attention_mma(const PatchedAttention<T>& op, const Plan& plan, const Device& device, cudaStream_t stream) {
   if (op.D <= 64) return launch_mma<MmaShape<T, 64, 2, 64, 2>>(op, plan, device, stream);

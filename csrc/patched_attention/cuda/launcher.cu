@@ -1,10 +1,9 @@
 // Chooses a kernel.
-#include "patched_attention/cuda/launcher.h"
-
 #include <climits>
 
-#include "patched_attention/cuda/attention.h"
 #include "cuda/launch.cuh"
+#include "patched_attention/cuda/attention.h"
+#include "patched_attention/cuda/launcher.h"
 
 namespace pilot::cuda {
 
@@ -13,7 +12,8 @@ size_t workspace_bytes(int64_t P, int64_t C) { return Plan::bytes(P, C); }
 template <typename T>
 cudaError_t launch_patched_attention(const PatchedAttention<T>& op, void* workspace, cudaStream_t stream) {
   if (op.C == 0 || op.Tq == 0 || op.H == 0) return cudaSuccess;
-  if (op.P < 1 || op.S < 1 || op.P > INT_MAX || op.C > INT_MAX || op.D < 1 || op.D > kMaxHeadDim) return cudaErrorInvalidValue;
+  if (op.P < 1 || op.S < 1 || op.P > INT_MAX || op.C > INT_MAX || op.D < 1 || op.D > kMaxHeadDim)
+    return cudaErrorInvalidValue;
 
   const Plan plan(workspace, op.P, op.C);
   if (const cudaError_t error = launch_plan(plan, op.parent, op.source_row, op.P, op.C, op.S, stream)) return error;

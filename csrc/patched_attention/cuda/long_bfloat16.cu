@@ -4,7 +4,8 @@
 namespace pilot::cuda {
 
 template <>
-cudaError_t attention_long(const PatchedAttention<__nv_bfloat16>& op, const Plan& plan, const Device& device, cudaStream_t stream) {
+cudaError_t attention_long(const PatchedAttention<__nv_bfloat16>& op, const Plan& plan, const Device& device,
+                           cudaStream_t stream) {
   return attention_mma<__nv_bfloat16>(op, plan, device, stream);
 }
 

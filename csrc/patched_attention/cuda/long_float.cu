@@ -4,7 +4,8 @@
 namespace pilot::cuda {
 
 template <>
-cudaError_t attention_long(const PatchedAttention<float>& op, const Plan& plan, const Device& device, cudaStream_t stream) {
+cudaError_t attention_long(const PatchedAttention<float>& op, const Plan& plan, const Device& device,
+                           cudaStream_t stream) {
   return attention_fma<float, 4>(op, plan, 128, 32, device, stream);
 }
 

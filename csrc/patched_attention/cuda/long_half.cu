@@ -4,7 +4,8 @@
 namespace pilot::cuda {
 
 template <>
-cudaError_t attention_long(const PatchedAttention<__half>& op, const Plan& plan, const Device& device, cudaStream_t stream) {
+cudaError_t attention_long(const PatchedAttention<__half>& op, const Plan& plan, const Device& device,
+                           cudaStream_t stream) {
   return attention_mma<__half>(op, plan, device, stream);
 }
 

@@ -1,5 +1,5 @@
-// patched_attention for CUDA tensors: checks, memory from PyTorch's allocator, its current stream. The only file in this
-// folder that needs PyTorch.
+// patched_attention for CUDA tensors: checks, memory from PyTorch's allocator, its current stream. The only file in
+// this folder that needs PyTorch.
 
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAException.h>
@@ -17,16 +17,19 @@
 namespace pilot {
 namespace {
 
-// The indexes are on the device and are checked there, while the stream runs: an assertion fails, as in PyTorch's own indexing.
+// The indexes are on the device and are checked there, while the stream runs: an assertion fails, as in PyTorch's own
+// indexing.
 template <typename T>
 void run(const Arguments& a, std::optional<double> scale, const at::Tensor& z) {
   const PatchedAttention<T> op = describe<T>(a, scale, z);
   constexpr int64_t kMax = std::numeric_limits<int>::max();
-  TORCH_CHECK(op.P <= kMax && op.C <= kMax, "q has ", op.P, " rows and parent has ", op.C, "; on CUDA each can have ", kMax);
+  TORCH_CHECK(op.P <= kMax && op.C <= kMax, "q has ", op.P, " rows and parent has ", op.C, "; on CUDA each can have ",
+              kMax);
   // Freed on return, reused by later work of the same stream only: the allocator keeps to its order.
   const auto bytes = static_cast<int64_t>(cuda::workspace_bytes(op.P, op.C));
   const at::Tensor workspace = at::empty({bytes}, z.options().dtype(at::kByte));
-  C10_CUDA_CHECK(cuda::launch_patched_attention(op, workspace.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream().stream()));
+  C10_CUDA_CHECK(
+      cuda::launch_patched_attention(op, workspace.mutable_data_ptr(), c10::cuda::getCurrentCUDAStream().stream()));
 }
 
 struct Cuda {

@@ -21,11 +21,13 @@ __device__ void clear_counts(const Problem& x) {
   for (int64_t p = threadIdx.x; p <= x.P; p += blockDim.x) x.plan.count[p] = 0;  // and handed_out
 }
 
-// Siblings in one warp add to their count together: a parent with very many children is not a queue of single additions.
+// Siblings in one warp add to their count together: a parent with very many children is not a queue of single
+// additions.
 __device__ void count_children(const Problem& x) {
   const int lane = threadIdx.x % 32;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x - lane; first < x.C; first += stride) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x - lane; first < x.C;
+       first += stride) {
     const int64_t c = first + lane;
     const unsigned busy = __ballot_sync(kWholeWarp, c < x.C);
     if (c >= x.C) continue;
@@ -46,7 +48,8 @@ __device__ void hand_out_ranges(const Problem& x) {
   __shared__ int sums[kThreads / 32];
   __shared__ int base;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x; first < x.P; first += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.x; first < x.P;
+       first += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t p = first + threadIdx.x;
     const int count = p < x.P ? x.plan.count[p] : 0;
     int end = count;  // of this parent's range, counted from the warp's first
@@ -94,13 +97,14 @@ __global__ void __launch_bounds__(kThreads) fill_order_kernel(Problem x) { fill_
 
 }  // namespace
 
-cudaError_t launch_plan(const Plan& plan, const int64_t* parent, const int64_t* source_row, int64_t P, int64_t C, int64_t S,
-                        cudaStream_t stream) {
+cudaError_t launch_plan(const Plan& plan, const int64_t* parent, const int64_t* source_row, int64_t P, int64_t C,
+                        int64_t S, cudaStream_t stream) {
   const Problem x{plan, parent, source_row, P, C, S};
   if (P + C <= kSmall) return launch(small_plan_kernel, 1, kThreads, 0, stream, x);
 
   const int64_t parent_blocks = (P + kThreads - 1) / kThreads, child_blocks = (C + kThreads - 1) / kThreads;
-  if (const cudaError_t error = cudaMemsetAsync(plan.count, 0, (P + 1) * sizeof(int), stream)) return error;  // and handed_out
+  if (const cudaError_t error = cudaMemsetAsync(plan.count, 0, (P + 1) * sizeof(int), stream))
+    return error;  // and handed_out
   if (const cudaError_t error = launch(count_children_kernel, child_blocks, kThreads, 0, stream, x)) return error;
   if (const cudaError_t error = launch(hand_out_ranges_kernel, parent_blocks, kThreads, 0, stream, x)) return error;
   return launch(fill_order_kernel, child_blocks, kThreads, 0, stream, x);

@@ -13,8 +13,8 @@ bool aligned(const T* data, const Strides& strides, int64_t D) {
   return (reinterpret_cast<uintptr_t>(data) | ((strides.row | strides.pos | strides.head | D) * sizeof(T))) % 16 == 0;
 }
 
-// How a block's threads share a tile's rows of `width` values, in units of `unit` values: a thread keeps to its column (or columns,
-// where a row is longer than a warp) and takes every step-th row.
+// How a block's threads share a tile's rows of `width` values, in units of `unit` values: a thread keeps to its column
+// (or columns, where a row is longer than a warp) and takes every step-th row.
 template <int width, int unit>
 struct RowWalk {
   static constexpr int kUnits = width / unit, kLanes = kUnits < 32 ? kUnits : 32, kColumns = kUnits / kLanes;
@@ -26,12 +26,12 @@ struct RowWalk {
   __device__ int column(int i) const { return first_column + i * kLanes * unit; }
 };
 
-// Fetches `rows` rows of D values, `stride` apart in global memory, into a tile of `tile_rows` rows of which each holds `width`
-// values and is `tile_stride` long. What the tile has and the tensor has not is zero: a NaN left there would survive a weight of 0.
-// All `threads` of the block call this. The tile is there after wait_for_copies() and a barrier.
+// Fetches `rows` rows of D values, `stride` apart in global memory, into a tile of `tile_rows` rows of which each holds
+// `width` values and is `tile_stride` long. What the tile has and the tensor has not is zero: a NaN left there would
+// survive a weight of 0. All `threads` of the block call this. The tile is there after wait_for_copies() and a barrier.
 template <int width, typename T>
-__device__ inline void load_tile(T* tile, int tile_rows, int tile_stride, const T* from, int64_t stride, int rows, int D,
-                                 bool is_aligned, int threads) {
+__device__ inline void load_tile(T* tile, int tile_rows, int tile_stride, const T* from, int64_t stride, int rows,
+                                 int D, bool is_aligned, int threads) {
   constexpr int kUnit = kPerUnit<T>;
   const RowWalk<width, kUnit> walk(threads);
 #pragma unroll

@@ -123,7 +123,8 @@ void run_block(int threads) {
     bool progress = false;
     std::shuffle(warp_order.begin(), warp_order.end(), shuffle);
     for (const int warp : warp_order) {
-      // As far as this warp gets alone: where a barrier of the block is missing, it meets what the others have not done yet.
+      // As far as this warp gets alone: where a barrier of the block is missing, it meets what the others have not done
+      // yet.
       for (bool moved = true; moved; progress |= moved) {
         moved = false;
         std::shuffle(lane_order.begin(), lane_order.end(), shuffle);
@@ -203,7 +204,8 @@ cudaError_t CUDARTAPI cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute
   if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
   if (value > 99 * 1024) return cudaErrorInvalidValue;
   const auto [limit, is_new] = emulation::shared_limits.emplace(kernel, value);
-  if (!is_new && limit->second != value) emulation::fail("the shared memory of a kernel is set anew: a launch in another thread may rely on it");
+  if (!is_new && limit->second != value)
+    emulation::fail("the shared memory of a kernel is set anew: a launch in another thread may rely on it");
   return cudaSuccess;
 }
 
@@ -216,7 +218,8 @@ extern "C" void play_device(int shared_per_multiprocessor) {
 // The most that a block has asked for since then.
 extern "C" int largest_shared() { return static_cast<int>(emulation::largest_shared); }
 
-// pointers: q, k, v, source, parent, source_row, replace, z. sizes: P, C, S, Tq, Tk, H, H_kv, D, then the strides in that order.
+// pointers: q, k, v, source, parent, source_row, replace, z. sizes: P, C, S, Tq, Tk, H, H_kv, D, then the strides in
+// that order.
 template <typename T>
 static int run_operator(void* const* pointers, const int64_t* sizes, double scale) {
   pilot::PatchedAttention<T> op;
@@ -224,7 +227,8 @@ static int run_operator(void* const* pointers, const int64_t* sizes, double scal
   op.v = static_cast<const T*>(pointers[2]), op.source = static_cast<const T*>(pointers[3]);
   op.parent = static_cast<const int64_t*>(pointers[4]), op.source_row = static_cast<const int64_t*>(pointers[5]);
   op.replace = static_cast<const bool*>(pointers[6]), op.z = static_cast<T*>(pointers[7]);
-  op.P = sizes[0], op.C = sizes[1], op.S = sizes[2], op.Tq = sizes[3], op.Tk = sizes[4], op.H = sizes[5], op.H_kv = sizes[6], op.D = sizes[7];
+  op.P = sizes[0], op.C = sizes[1], op.S = sizes[2], op.Tq = sizes[3], op.Tk = sizes[4], op.H = sizes[5],
+  op.H_kv = sizes[6], op.D = sizes[7];
   pilot::Strides* const strides[] = {&op.q_strides, &op.k_strides, &op.v_strides, &op.source_strides};
   for (int i = 0; i < 4; ++i) *strides[i] = {sizes[8 + 3 * i], sizes[9 + 3 * i], sizes[10 + 3 * i]};
   op.scale = scale;
