@@ -71,7 +71,7 @@ def eager_branched_hidden(
     after: Tensor,
 ) -> None:
     """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build, and on CUDA."""
-    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
+    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden=hidden, after=after)
     d = out_bias.shape[0]
     totals = _totals(state, terms, member)
     x, inputs = totals[..., :d], totals[..., d:]
@@ -108,24 +108,10 @@ def _totals(state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
     return totals
 
 
-def _fake(
-    state: Tensor,
-    terms: Tensor,
-    member: Tensor,
-    in_bias: Tensor,
-    out_bias: Tensor,
-    eps: float,
-    *,
-    hidden: Tensor,
-    after: Tensor,
-) -> None:
-    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
-
-
 # The operator in torch.ops.pilot, which csrc/branched_hidden implements for the CPU.
 torch.library.define(
     "pilot::branched_hidden",
     "(Tensor state, Tensor terms, Tensor member, Tensor in_bias, Tensor out_bias, float eps, *, "
     "Tensor(a!) hidden, Tensor(b!) after) -> ()",
 )
-torch.library.register_fake("pilot::branched_hidden", _fake)
+torch.library.register_fake("pilot::branched_hidden", check_branched_hidden)

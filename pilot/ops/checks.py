@@ -21,8 +21,9 @@ def check_arguments(
     parent: Tensor,
     source_row: Tensor,
     replace: Tensor,
-    scale: float | None,
-    out: Tensor | None,
+    *,
+    scale: float | None = None,
+    out: Tensor | None = None,
 ) -> None:
     """Raises ValueError, TypeError or IndexError for arguments of patched_attention that do not fit."""
     _check_dim("q", q, 4, "(P, Tq, H, D)")
@@ -95,6 +96,7 @@ def check_branched_hidden(
     in_bias: Tensor,
     out_bias: Tensor,
     eps: float,
+    *,
     hidden: Tensor,
     after: Tensor,
 ) -> None:

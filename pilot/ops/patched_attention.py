@@ -79,7 +79,7 @@ def eager_patched_attention(
     out: Tensor | None = None,
 ) -> Tensor:
     """`patched_attention` in PyTorch: the operator's oracle, and its stand-in where it does not build."""
-    check_arguments(q, k, v, source, parent, source_row, replace, scale, out)
+    check_arguments(q, k, v, source, parent, source_row, replace, scale=scale, out=out)
     check_indexes(q, source, parent, source_row)
     z = causal_attention(q, k, v, scale=scale)  # (P, Tq, H, D)
     z = z.index_select(0, parent)  # (C, Tq, H, D)
@@ -87,34 +87,10 @@ def eager_patched_attention(
     return torch.where(replace.unsqueeze(-1), donors, z, out=out)
 
 
-def _fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    source: Tensor,
-    parent: Tensor,
-    source_row: Tensor,
-    replace: Tensor,
-    *,
-    scale: float | None = None,
-) -> Tensor:
-    check_arguments(q, k, v, source, parent, source_row, replace, scale, None)
+def _fake(q: Tensor, *others: Tensor, scale: float | None = None) -> Tensor:
+    check_arguments(q, *others, scale=scale)
+    parent = others[3]
     return q.new_empty((parent.shape[0], *q.shape[1:]))
-
-
-def _fake_out(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    source: Tensor,
-    parent: Tensor,
-    source_row: Tensor,
-    replace: Tensor,
-    *,
-    scale: float | None = None,
-    out: Tensor,
-) -> None:
-    check_arguments(q, k, v, source, parent, source_row, replace, scale, out)
 
 
 # The operators in torch.ops.pilot, which csrc/patched_attention implements for each device.
@@ -122,4 +98,4 @@ _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor source, Tensor parent, Tensor s
 torch.library.define("pilot::patched_attention", f"({_TENSORS}, *, float? scale=None) -> Tensor")
 torch.library.define("pilot::patched_attention_out", f"({_TENSORS}, *, float? scale=None, Tensor(a!) out) -> ()")
 torch.library.register_fake("pilot::patched_attention", _fake)
-torch.library.register_fake("pilot::patched_attention_out", _fake_out)
+torch.library.register_fake("pilot::patched_attention_out", check_arguments)

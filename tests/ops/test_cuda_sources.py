@@ -74,7 +74,7 @@ def test_the_launchers_need_no_pytorch():
             assert not re.search(r"#include <(torch|ATen|c10)/", path.read_text()), path.name
 
 
-@pytest.mark.parametrize("path", CSRC.glob("**/cuda/*.cpp"), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(CSRC.glob("**/cuda/*.cpp")), ids=lambda path: path.name)
 def test_the_registration_parses(path, tmp_path):
     """Against this PyTorch's headers, CUDA's own and the shared checks. To link it takes a PyTorch with CUDA."""
     nvcc, compiler = shutil.which("nvcc"), shutil.which("g++")

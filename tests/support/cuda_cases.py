@@ -122,7 +122,10 @@ def effect_of_rounded_scores(a: dict[str, torch.Tensor], scale: float | None = N
 
 
 def check(z: torch.Tensor, a: dict[str, torch.Tensor], scale: float | None = None) -> None:
-    """z is the float64 result but for rounding: of scores to float32 and as eager's in its type; donors' bits are kept."""
+    """z is the float64 result but for rounding, and the donor's bits where replaced.
+
+    Rounding: as scores in float32 and eager in its type make likely.
+    """
     exact = eager(a, torch.float64, scale)
     assert not z.isnan().any(), "NaN from outside the tensors, or from memory never written"
     error = (z.double() - exact).abs().max().item()
