@@ -1,21 +1,20 @@
-"""The README and docs/ stay true: their Python runs, their commands and options exist, their links lead somewhere."""
+"""README, CONTRIBUTING and docs/ stay true: their Python runs, and what they name exists."""
 
 from __future__ import annotations
 
 import importlib
 import re
-import shlex
 import shutil
 import tomllib
 
 import pytest
-from support.docs import PAGES, code_blocks, commands
+from support.docs import PAGES, code_blocks, commands, quoted
 from support.project import ROOT
 
-from pilot.runtime.schema import load_yaml
+from pilot.runtime.schema import read_params
 
 SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize("page", PAGES)
 
 
 @each_page
@@ -23,59 +22,47 @@ def test_python_runs_from_top_to_bottom(page, trained, tmp_path, monkeypatch):
     (tmp_path / "runs/pilot").mkdir(parents=True)
     shutil.copy(trained.checkpoint, tmp_path / "runs/pilot")
     monkeypatch.chdir(tmp_path)
-    namespace: dict = {}
-    for block in code_blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), namespace)
-
-
-def _stage(command: str) -> str | None:
-    """The module that a command runs, if it is one of ours."""
-    words = shlex.split(command)
-    if words[0] in SCRIPTS:
-        return SCRIPTS[words[0]].split(":")[0]
-    return next((word for word in words if word.startswith(("stages.", "pilot."))), None) if "-m" in words else None
+    namespace: dict[str, object] = {}
+    for block in code_blocks(PAGES[page], "python"):
+        exec(compile(block, page, "exec"), namespace)
 
 
 @each_page
 def test_options_of_our_commands_exist(page, capsys):
-    for command in filter(_stage, commands(page)):
-        main = importlib.import_module(_stage(command)).main
-        options = re.findall(r" (--[a-z-]+)", command.partition(_stage(command))[2] or command)
-        if options:
-            with pytest.raises(SystemExit):
-                main(["--help"])
-            known = capsys.readouterr().out
-            assert [option for option in options if option not in known] == [], command
+    for command in commands(PAGES[page]):
+        program, *arguments = re.sub(r".*-m (?=stages\.)", "", command).split()
+        module = SCRIPTS.get(program, program).split(":")[0]
+        if not module.startswith("stages."):
+            continue
+        with pytest.raises(SystemExit):
+            importlib.import_module(module).main(["--help"])
+        known = re.findall(r"--[a-z-]+", capsys.readouterr().out)
+        assert {argument for argument in arguments if argument.startswith("--")} <= set(known), command
 
 
 @each_page
-def test_parameters_set_on_the_command_line_exist(page):
-    params = load_yaml(ROOT / "params.yaml")
-    for section, key in re.findall(r"-S (\w+)\.(\w+)=", "\n".join(commands(page))):
+def test_parameters_on_the_command_line_exist(page):
+    params = read_params(ROOT / "params.yaml")
+    for section, key in re.findall(r"-S (\w+)\.(\w+)=", PAGES[page]):
         assert key in params[section]
 
 
 @each_page
 def test_make_targets_exist(page):
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    for target in re.findall(r"\bmake ([a-z]+)\b", "\n".join([*commands(page), *_quoted(page)])):
-        assert target in targets
-
-
-def _quoted(page) -> list[str]:
-    return re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8"))
+    for command in [*commands(PAGES[page]), *quoted(PAGES[page])]:
+        if command.startswith("make "):
+            assert command.split()[1] in targets
 
 
 @each_page
-def test_links_lead_to_files_of_the_repository(page):
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-        if not target.startswith("https://"):
-            assert (page.parent / target).exists(), target
+def test_links_lead_to_files(page):
+    for target in re.findall(r"\]\(([^)#]+)", PAGES[page]):
+        assert target.startswith("https://") or (ROOT / page).parent.joinpath(target).exists(), target
 
 
 @each_page
 def test_named_files_exist(page):
-    """Of what stands between backquotes, paths into the folders that are in the repository."""
-    for path in _quoted(page):
-        if re.fullmatch(r"(pilot|stages|csrc|tests|docs|metrics|\.ci)/[\w./-]*", path):
+    for path in quoted(PAGES[page]):
+        if re.match(r"(pilot|stages|csrc|tests|docs|metrics|\.ci)/", path):
             assert (ROOT / path).exists(), path

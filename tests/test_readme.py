@@ -10,9 +10,9 @@ import json
 import re
 from typing import Any
 
+from support.docs import PAGES, section_of
 from support.project import ROOT
 
-SECTION = "What one run found"
 EDITS = ("regroup", "operator", "operand")
 
 
@@ -85,8 +85,7 @@ def _sentences() -> list[str]:
 
 
 def _section() -> str:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split(f"## {SECTION}\n")[1].split("\n## ")[0]
-    return " ".join(text.split())
+    return " ".join(section_of("README.md", "What one run found").split())
 
 
 def test_its_numbers_are_those_of_metrics():
@@ -125,4 +124,4 @@ def test_what_its_words_claim_holds():
 
 
 def test_it_stays_short():
-    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+    assert len(PAGES["README.md"].splitlines()) <= 120
