@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import re
 import shutil
+import sys
 import tomllib
+from importlib.metadata import EntryPoint
 
 import pytest
 from support.docs import PAGES, code_blocks, commands, quoted
@@ -28,14 +30,18 @@ def test_python_runs_from_top_to_bottom(page, trained, tmp_path, monkeypatch):
 
 
 @each_page
-def test_options_of_our_commands_exist(page, capsys):
+def test_options_of_our_commands_exist(page, monkeypatch, capsys):
     for command in commands(PAGES[page]):
         program, *arguments = re.sub(r".*-m (?=stages\.)", "", command).split()
-        module = SCRIPTS.get(program, program).split(":")[0]
-        if not module.startswith("stages."):
+        if program in SCRIPTS:
+            main = EntryPoint(program, SCRIPTS[program], "console_scripts").load()
+        elif program.startswith("stages."):
+            main = importlib.import_module(program).main
+        else:
             continue
+        monkeypatch.setattr(sys, "argv", [program, "--help"])
         with pytest.raises(SystemExit):
-            importlib.import_module(module).main(["--help"])
+            main()
         known = re.findall(r"--[a-z-]+", capsys.readouterr().out)
         assert {argument for argument in arguments if argument.startswith("--")} <= set(known), command
 
