@@ -36,7 +36,7 @@ def head_counts(model: object) -> tuple[int, int]:
     config = getattr(model, "config", model)
     for layers, heads in (("n_layers", "n_heads"), ("num_hidden_layers", "num_attention_heads")):
         if hasattr(config, layers) and hasattr(config, heads):
-            return getattr(config, layers), getattr(config, heads)
+            return int(getattr(config, layers)), int(getattr(config, heads))
     raise PilotError(f"{type(config).__name__} does not say how many layers and heads the model has")
 
 
@@ -72,7 +72,7 @@ class HeadSubsets(Sequence[Intervention]):
     heads: Intervention
 
     def __len__(self) -> int:
-        return 2 ** len(self.heads)
+        return 1 << len(self.heads)
 
     @overload
     def __getitem__(self, index: int) -> Intervention: ...

@@ -6,9 +6,9 @@ whatever computed it. Nothing stays in the model once a hook is removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, Intervention, check_intervention, head_counts
 from pilot.models.attention import attention_pattern
-from pilot.models.transformer import PilotTransformer
+from pilot.models.transformer import Block, PilotTransformer
 
 # W_O in a layer of: the pilot transformer; Llama, Mistral, Qwen, Gemma; GPT-2; GPT-NeoX; OPT; Phi, Persimmon; Falcon,
 # Bloom; GPT-J, CodeGen; GPT-Neo.
@@ -71,7 +71,7 @@ def replaced(model: nn.Module, intervention: Intervention, source: Sequence[Tens
     """
     projections = output_projections(model)
     n_heads = head_counts(model)[1]
-    if len(source) != len(projections):
+    if intervention and len(source) != len(projections):
         raise PilotError(f"source has {len(source)} layers, the model {len(projections)}")
     by_layer: dict[int, list[HeadPatch]] = {}
     for patch in intervention:
@@ -89,12 +89,13 @@ def _replacing(
 ) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     """The hook on one layer's W_O that does these patches."""
 
-    def replace(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def replace(projection: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         z = _by_head(args[0], n_heads).clone()
         if source.dim() != 4 or source.shape[1:] != z.shape[1:] or len(source) not in (1, len(z)):
-            layer, shape = patches[0].layer, ", ".join(map(str, z.shape[1:]))
+            shape = ", ".join(map(str, z.shape[1:]))
             raise PilotError(
-                f"source of layer {layer} has shape {tuple(source.shape)}; this run needs ({len(z)} or 1, {shape})"
+                f"source of layer {patches[0].layer} has shape {tuple(source.shape)}; this run needs "
+                f"({len(z)} or 1, {shape})"
             )
         for _, head, start, stop in patches:
             z[:, start:stop, head] = source[:, start:stop, head]
@@ -110,7 +111,8 @@ def _by_head(x: Tensor, n_heads: int) -> Tensor:
             f"the output projection reads shape {tuple(x.shape)}, not (batch, seq, width): heads are read and replaced "
             "in forwards that compute every position"
         )
-    return x.unflatten(-1, (n_heads, -1))
+    z: Tensor = x.unflatten(-1, (n_heads, -1))
+    return z
 
 
 def output_projections(model: nn.Module) -> list[nn.Module]:
@@ -144,7 +146,7 @@ def attention_patterns(model: PilotTransformer, input_ids: Tensor) -> list[Tenso
     """Where every head of an unpatched run attends: n_layers tensors (batch, n_heads, seq, seq), rows add up to 1."""
     x = model.tokens(input_ids) + model.positions.weight[: input_ids.shape[1]]
     patterns = []
-    for block in model.blocks:
+    for block in cast(Iterable[Block], model.blocks):
         q, k, _ = block.attn.queries_keys_values(block.ln1(x))
         patterns.append(attention_pattern(q, k))
         x = block(x)

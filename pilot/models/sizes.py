@@ -31,9 +31,9 @@ class ModelSizes:
         """
         n_layers, n_heads = head_counts(model)
         config = model.config
-        head_dim, width = getattr(config, "head_dim", None), getattr(config, "hidden_size", None)
+        head_dim = getattr(config, "head_dim", None) or getattr(config, "hidden_size", 0) // n_heads
         vocab_size = getattr(config, "vocab_size", None)
-        if vocab_size is None or (head_dim is None and width is None):
+        if not head_dim or vocab_size is None:
             raise PilotError(f"{type(config).__name__} does not say the size of a head or of the vocabulary")
         context = getattr(config, "context", getattr(config, "max_position_embeddings", None))
-        return cls(n_layers, n_heads, head_dim or width // n_heads, vocab_size, context)
+        return cls(n_layers, n_heads, head_dim, vocab_size, context)

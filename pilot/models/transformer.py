@@ -74,7 +74,8 @@ class Attention(nn.Module):
         z = self._attend(*self.queries_keys_values(x))
         self.last_head_output = None if self.training else z
         z = z.flatten(2)
-        return self.out(z if read is None else z[read])
+        written: torch.Tensor = self.out(z if read is None else z[read])
+        return written
 
     def queries_keys_values(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """x (batch, seq, d_model) -> three views (batch, seq, n_heads, head_dim)."""
@@ -137,7 +138,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor, read: torch.Tensor | None = None) -> torch.Tensor:
         """x (batch, seq, d_model) -> (batch, seq, d_model), or (n_read, d_model) at the positions `read`."""
         x = (x if read is None else x[read]) + self.attn(self.ln1(x), read)
-        return x + self.mlp_out(F.gelu(self.mlp_in(self.ln2(x))))
+        x = x + self.mlp_out(F.gelu(self.mlp_in(self.ln2(x))))
+        return x
 
 
 class PilotTransformer(nn.Module):
@@ -168,7 +170,8 @@ class PilotTransformer(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x)
         x = self.blocks[-1](x, read)
-        return self.unembed(self.ln_final(x))
+        logits: torch.Tensor = self.unembed(self.ln_final(x))
+        return logits
 
     @property
     def n_parameters(self) -> int:

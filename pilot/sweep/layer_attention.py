@@ -93,7 +93,8 @@ class LayerAttention:
     def _keys_values(self, name: str, weights: LayerProgram, normed: Tensor, absorbed: bool) -> Tensor:
         if absorbed:
             return normed[..., None, None, :]
-        return self._buffers.matmul(name, normed, weights.kv, weights.kv_bias).unflatten(-1, (2, weights.n_heads, -1))
+        kv = self._buffers.matmul(name, normed, weights.kv, weights.kv_bias)
+        return kv.view(*kv.shape[:-1], 2, weights.n_heads, -1)
 
     def _queries(self, name: str, weights: LayerProgram, normed: Tensor, absorbed: bool) -> Tensor:
         q = self._buffers.matmul(name, normed, weights.q, weights.q_bias).unflatten(-1, (weights.n_heads, -1))

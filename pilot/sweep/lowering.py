@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import singledispatch
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def _lower_pilot(model: PilotTransformer) -> Program:
     return Program(
         tokens=_centred(model.tokens.weight).to(dtype),
         positions=_centred(model.positions.weight).to(dtype),
-        layers=[_lower_block(block, dtype) for block in model.blocks],
+        layers=[_lower_block(cast(Block, block), dtype) for block in model.blocks],
         unembed=unembed.to(dtype),
         unembed_bias=unembed_bias.to(dtype),
         eps=model.ln_final.eps,

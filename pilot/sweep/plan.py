@@ -120,8 +120,10 @@ class Planner:
     """Makes plans for some interventions, and keeps them: they depend on what is read and where pairs first differ."""
 
     def __init__(self, interventions: Interventions, n_layers: int):
-        number = _subsets_by_layer if isinstance(interventions, HeadSubsets) else _patches_by_layer
-        self._patches, self._paths = number(interventions, n_layers)
+        if isinstance(interventions, HeadSubsets):
+            self._patches, self._paths = _subsets_by_layer(interventions, n_layers)
+        else:
+            self._patches, self._paths = _patches_by_layer(interventions, n_layers)
         self.plan = lru_cache(maxsize=8)(self._plan)
 
     def _plan(self, first: int, reads: tuple[int, ...]) -> Plan:
