@@ -117,12 +117,11 @@ def test_a_patch_that_was_left_set_is_refused(small_model, pairs, impl):
     made = SweepEngine(small_model, impl)
     attn = small_model.blocks[1].attn
     attn.patch_head_index, attn.patch_head_output = 0, torch.zeros(1, 6, 4)
-    for run in (
-        lambda: made.run(*pairs, [()], read=LAST),
-        lambda: sweep(small_model, *pairs, [()], read=LAST, impl=impl),
-    ):
-        with pytest.raises(PilotError, match=r"blocks\.1\.attn\.patch_head_index is set: .* set it to None first"):
-            run()
+    message = r"blocks\.1\.attn\.patch_head_index is set: .* set it to None first"
+    with pytest.raises(PilotError, match=message):
+        made.run(*pairs, [()], read=LAST)
+    with pytest.raises(PilotError, match=message):
+        sweep(small_model, *pairs, [()], read=LAST, impl=impl)
     assert attn.patch_head_index == 0
 
 
