@@ -17,10 +17,11 @@ from pilot.errors import PilotError
 from pilot.interventions import Intervention
 from pilot.models.hooks import check_unpatched
 from pilot.models.sizes import ModelSizes
+from pilot.models.transformer import PilotTransformer
 from pilot.ops.checks import MAX_HEAD_DIM
 from pilot.ops.patched_attention import which_impl
+from pilot.sweep.folded import fold
 from pilot.sweep.inputs import SweepInputs, checked_inputs
-from pilot.sweep.lowering import can_lower, lower
 from pilot.sweep.operators import Operators
 from pilot.sweep.reference import forward_logits, sweep_by_forwards
 from pilot.sweep.results import Measure, Measurements
@@ -101,10 +102,11 @@ class SweepEngine:
             self._scheduler = None
             self.rows = row_budget(weight, max(max(weight.shape) for weight in self.model.parameters()))
             return
-        program = lower(self.model)
-        self.rows = row_budget(weight, program.d_mlp + program.d_model)
-        self._scheduler = Scheduler(program, Operators.of(self.impl))
+        assert isinstance(self.model, PilotTransformer)  # the one that `_choose_impl` lets through
         check_unpatched(self.model)
+        folded = fold(self.model)
+        self.rows = row_budget(weight, folded.d_mlp + folded.d_model)
+        self._scheduler = Scheduler(folded, Operators.of(self.impl))
         self._check_against_model(ModelSizes.of(self.model), weight)
 
     @torch.no_grad()
@@ -160,8 +162,8 @@ def _choose_impl(model: nn.Module, impl: str, weight: Tensor) -> str:
     if impl == "reference":
         return impl
     head_dim = ModelSizes.of(model).head_dim
-    if not can_lower(model):
-        reason = f"the sweep engine cannot lower a {type(model).__name__}"
+    if not isinstance(model, PilotTransformer):
+        reason = f"the sweep engine does not know a {type(model).__name__}"
     elif head_dim > MAX_HEAD_DIM:
         reason = f"the operators take heads of at most {MAX_HEAD_DIM} dimensions, these have {head_dim}"
     else:

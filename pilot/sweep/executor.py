@@ -1,6 +1,6 @@
 """Executes a plan: evaluates the trie of interventions on one chunk of pairs, depth first.
 
-What a patched head adds to the state of a row (pilot.sweep.program) is one product for each node, however many
+What a patched head adds to the state of a row (pilot.sweep.folded) is one product for each node, however many
 branches patch that head. So a branch costs additions and an activation function (pilot.ops.branched_hidden), and one
 matrix product.
 
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from pilot.ops.norms import normalised
 from pilot.sweep.buffers import Buffers
+from pilot.sweep.folded import FoldedModel
 from pilot.sweep.layer_attention import LayerAttention, LayerRun, absorbs
 from pilot.sweep.layout import Layout, Layouts
 from pilot.sweep.operators import Operators
 from pilot.sweep.plan import InnerNode, LastNode, Node, Plan
-from pilot.sweep.program import Program
 
 # A batch of nodes has this many times `rows` rows of branches. Fewer leave Python's share of the time larger, more need
 # more memory.
@@ -59,16 +59,16 @@ class Executor:
     rows   rows of the residual stream (branch, pair, position) whose hidden units are computed at a time
     """
 
-    def __init__(self, program: Program, operators: Operators, buffers: Buffers, rows: int):
-        self._program, self._operators, self._buffers, self._rows = program, operators, buffers, rows
-        self._attention = LayerAttention(program, operators, buffers)
+    def __init__(self, folded: FoldedModel, operators: Operators, buffers: Buffers, rows: int):
+        self._folded, self._operators, self._buffers, self._rows = folded, operators, buffers, rows
+        self._attention = LayerAttention(folded, operators, buffers)
 
     def unpatched(self, name: str, ids: Tensor, plan: Plan) -> list[LayerRun]:
         """What every layer does for ids (B, E) int64; good until the next call with this name."""
-        x = self._program.tokens[ids] + self._program.positions[: ids.shape[1]]
+        x = self._folded.tokens[ids] + self._folded.positions[: ids.shape[1]]
         runs: list[LayerRun] = []
-        last = len(self._program.layers) - 1
-        for layer, weights in enumerate(self._program.layers):
+        last = len(self._folded.blocks) - 1
+        for layer, weights in enumerate(self._folded.blocks):
             if layer == last:
                 absorbed = absorbs(plan, x.shape[-1], weights.n_heads)
                 runs.append(self._attention.unpatched(name, layer, x, plan.reads[0], absorbed))
@@ -128,8 +128,8 @@ class Executor:
 
     def _emit(self, chunk: Chunk, interventions: np.ndarray, x: Tensor) -> None:
         """The logits of interventions (n,), from what comes out of the last layer, x (n, B, R, d)."""
-        normed = normalised(x, self._program.eps, out=self._buffers.get("normed", x.shape))
-        logits = self._buffers.matmul("logits", normed, self._program.unembed, self._program.unembed_bias)
+        normed = normalised(x, self._folded.eps, out=self._buffers.get("normed", x.shape))
+        logits = self._buffers.matmul("logits", normed, self._folded.unembed, self._folded.unembed_bias)
         chunk.emit(interventions, logits)
 
     def _visit_all(self, chunk: Chunk, nodes: Sequence[Node], x: Tensor) -> None:
@@ -143,7 +143,7 @@ class Executor:
 
     def _state(self, layer: int, x: Tensor, z: Tensor) -> Tensor:
         """The state of rows that come out of attention unpatched: x (..., d), z (..., H, D) -> (..., d + m)."""
-        weights = self._program.layers[layer]
+        weights = self._folded.blocks[layer]
         d_model = x.shape[-1]
         state = self._buffers.get(f"state {layer}", (*x.shape[:-1], weights.head_state.shape[-1]))
         torch.add(x, weights.out_bias, out=state[..., :d_model])
@@ -154,7 +154,7 @@ class Executor:
 
     def _terms(self, layer: int, heads: list[int], donor: Tensor, z: Tensor) -> Tensor:
         """What the donor's z adds to the state, head by head: z (N, B, W, H, D) -> (K, N, B, W, d + m)."""
-        head_state = self._program.layers[layer].head_state
+        head_state = self._folded.blocks[layer].head_state
         difference = self._buffers.get("difference", (*z.shape[:3], z.shape[-1]))
         terms = self._buffers.get(f"terms {layer}", (len(heads), *z.shape[:3], head_state.shape[-1]))
         for head, term in zip(heads, terms, strict=True):
@@ -164,7 +164,7 @@ class Executor:
 
     def _mlp(self, layer: int, state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
         """The residual stream behind the layer in each branch, (N, C, B, W, d): arguments as for `branched_hidden`."""
-        weights = self._program.layers[layer]
+        weights = self._folded.blocks[layer]
         d_model, d_mlp = weights.mlp_in.shape
         n, c, b, w = len(state), *member.shape[:3]
         after = self._buffers.get(f"after {layer}", (n, c, b, w, d_model))

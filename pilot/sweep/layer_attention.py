@@ -20,9 +20,9 @@ from torch import Tensor
 from pilot.ops.checks import MAX_HEAD_DIM
 from pilot.ops.norms import normalised
 from pilot.sweep.buffers import Buffers
+from pilot.sweep.folded import FoldedBlock, FoldedModel
 from pilot.sweep.operators import Operators
 from pilot.sweep.plan import Plan, Span
-from pilot.sweep.program import LayerProgram, Program
 
 
 def absorbs(plan: Plan, d_model: int, n_heads: int) -> bool:
@@ -57,14 +57,14 @@ class LayerRun:
 
 
 class LayerAttention:
-    """The attention of each layer of a program."""
+    """The attention of each layer of a model."""
 
-    def __init__(self, program: Program, operators: Operators, buffers: Buffers):
-        self._layers, self._attention, self._buffers = program.layers, operators.patched_attention, buffers
+    def __init__(self, folded: FoldedModel, operators: Operators, buffers: Buffers):
+        self._blocks, self._attention, self._buffers = folded.blocks, operators.patched_attention, buffers
 
     def unpatched(self, name: str, layer: int, x: Tensor, start: int, absorbed: bool) -> LayerRun:
         """A layer's run, with queries from position `start` on; x (B, E, d). It stands in buffers called `name`."""
-        weights, name = self._layers[layer], f"{name} {layer} "
+        weights, name = self._blocks[layer], f"{name} {layer} "
         normed = self._normed(f"{name}normed", weights, x)
         kv = self._keys_values(f"{name}kv", weights, normed, absorbed)
         q = self._queries(f"{name}q", weights, normed[:, start:], absorbed)
@@ -76,7 +76,7 @@ class LayerAttention:
         x (N, B, changed, d) is what nodes have at the positions that they changed; `run` has all others. Every changed
         position that attention carries on is in the window or before it.
         """
-        weights, (low, high), end = self._layers[layer], changed, run.x.shape[1]
+        weights, (low, high), end = self._blocks[layer], changed, run.x.shape[1]
         first = max(low, window[0])  # a query before it sees nothing new
         normed = self._normed("normed", weights, x)
         kv = self._keys_values("kv", weights, normed, run.absorbed)
@@ -87,20 +87,20 @@ class LayerAttention:
         z = self._splice("all z", z, (first, end), run.z[:, run.queried(window)], window)
         return self._splice("all x", x, changed, run.x[:, slice(*window)], window), z
 
-    def _normed(self, name: str, weights: LayerProgram, x: Tensor) -> Tensor:
+    def _normed(self, name: str, weights: FoldedBlock, x: Tensor) -> Tensor:
         return normalised(x, weights.eps_attn, out=self._buffers.get(name, x.shape))
 
-    def _keys_values(self, name: str, weights: LayerProgram, normed: Tensor, absorbed: bool) -> Tensor:
+    def _keys_values(self, name: str, weights: FoldedBlock, normed: Tensor, absorbed: bool) -> Tensor:
         if absorbed:
             return normed[..., None, None, :]
         kv = self._buffers.matmul(name, normed, weights.kv, weights.kv_bias)
         return kv.view(*kv.shape[:-1], 2, weights.n_heads, -1)
 
-    def _queries(self, name: str, weights: LayerProgram, normed: Tensor, absorbed: bool) -> Tensor:
+    def _queries(self, name: str, weights: FoldedBlock, normed: Tensor, absorbed: bool) -> Tensor:
         q = self._buffers.matmul(name, normed, weights.q, weights.q_bias).unflatten(-1, (weights.n_heads, -1))
         return self._buffers.matmul_each(f"{name} absorbed", q, weights.to_keys) if absorbed else q
 
-    def _attend(self, name: str, weights: LayerProgram, q: Tensor, kv: Tensor, absorbed: bool) -> Tensor:
+    def _attend(self, name: str, weights: FoldedBlock, q: Tensor, kv: Tensor, absorbed: bool) -> Tensor:
         """z (rows, Tq, H, D) of q (rows, Tq, H, ...) and kv (rows, Tk, ...): the last Tq of Tk positions."""
         row = torch.arange(len(q), device=q.device)
         nothing = torch.zeros(q.shape[:3], dtype=torch.bool, device=q.device)

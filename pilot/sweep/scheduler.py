@@ -19,23 +19,23 @@ from torch import Tensor
 
 from pilot.sweep.buffers import Buffers
 from pilot.sweep.executor import PARTS_OF_A_BATCH, Chunk, Executor
+from pilot.sweep.folded import FoldedModel
 from pilot.sweep.inputs import SweepInputs
 from pilot.sweep.layer_attention import LayerRun
 from pilot.sweep.layout import Layouts
 from pilot.sweep.operators import Operators
 from pilot.sweep.plan import Plan, Planner
-from pilot.sweep.program import Program
 from pilot.sweep.results import Measurements
 
 USUAL_CACHE = 2**20  # bytes of second-level cache, where the system does not say
 
 
 class Scheduler:
-    """Sweeps over one program; keeps plans and buffers from one sweep to the next."""
+    """Sweeps over one model; keeps plans and buffers from one sweep to the next."""
 
-    def __init__(self, program: Program, operators: Operators):
-        self._program, self._operators = program, operators
-        self._planner = lru_cache(maxsize=4)(partial(Planner, n_layers=len(program.layers)))
+    def __init__(self, folded: FoldedModel, operators: Operators):
+        self._folded, self._operators = folded, operators
+        self._planner = lru_cache(maxsize=4)(partial(Planner, n_layers=len(folded.blocks)))
         self._idle_buffers: list[Buffers] = []
 
     def run(self, inputs: SweepInputs, rows: int, measurements: Measurements) -> None:
@@ -44,7 +44,7 @@ class Scheduler:
         first = inputs.first_difference()
         # Pairs that begin to differ at one position, and are read at the same ones, stand together.
         order = torch.from_numpy(np.lexsort([*inputs.read.T.flip(0).numpy(), first.numpy()]))
-        on_cpu = self._program.tokens.device.type == "cpu"
+        on_cpu = self._folded.tokens.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else 1
         widest = planner.plan(int(first.min()), _positions(inputs.read))
         batch = max(1, PARTS_OF_A_BATCH * rows // (widest.end * widest.fan_out))
@@ -59,10 +59,10 @@ class Scheduler:
 
     @torch.no_grad()  # which every thread has to say for itself
     def _run_chunk(self, inputs: SweepInputs, pairs: Tensor, plan: Plan, rows: int, measurements: Measurements) -> None:
-        device, read = self._program.tokens.device, inputs.read[pairs]
+        device, read = self._folded.tokens.device, inputs.read[pairs]
         put = partial(measurements.put, pairs=pairs.to(device))
         with self._buffers() as buffers:
-            executor = Executor(self._program, self._operators, buffers, rows)
+            executor = Executor(self._folded, self._operators, buffers, rows)
 
             def unpatched(name: str, tokens: Tensor) -> list[LayerRun]:
                 return executor.unpatched(name, tokens[:, : plan.end].to(device), plan)
@@ -82,7 +82,7 @@ class Scheduler:
         try:
             buffers = self._idle_buffers.pop()  # atomic: threads need no lock
         except IndexError:
-            buffers = Buffers(self._program.tokens)
+            buffers = Buffers(self._folded.tokens)
         yield buffers
         self._idle_buffers.append(buffers)
 

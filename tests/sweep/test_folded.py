@@ -4,7 +4,7 @@ import torch
 from pilot.models.transformer import ModelConfig, PilotTransformer
 from pilot.sweep.buffers import Buffers
 from pilot.sweep.executor import Executor
-from pilot.sweep.lowering import lower
+from pilot.sweep.folded import fold
 from pilot.sweep.operators import Operators
 from pilot.sweep.plan import Planner
 
@@ -19,12 +19,12 @@ def model() -> PilotTransformer:
 
 
 @pytest.mark.parametrize("reads", [(0, 5), (5,)], ids=["usual attention", "absorbed in the last layer"])
-def test_the_program_gives_the_same_head_outputs(model, reads):
+def test_the_folded_model_gives_the_same_head_outputs(model, reads):
     ids = torch.randint(0, 17, (4, 6))
     model(ids)
     plan = Planner(((),), model.config.n_layers).plan(0, reads)
-    program = lower(model)
-    executor = Executor(program, Operators.of("eager"), Buffers(program.tokens), rows=100)
+    folded = fold(model)
+    executor = Executor(folded, Operators.of("eager"), Buffers(folded.tokens), rows=100)
     runs = executor.unpatched("recipient", ids, plan)
     assert [run.absorbed for run in runs] == [False, reads == (5,)]
     for block, run in zip(model.blocks, runs, strict=True):
@@ -33,14 +33,14 @@ def test_the_program_gives_the_same_head_outputs(model, reads):
 
 
 def test_nothing_writes_a_mean_to_the_residual_stream(model):
-    program = lower(model)
-    writes = [program.tokens, program.positions]
-    for layer in program.layers:
-        writes += [layer.out, layer.out_bias, layer.mlp_out, layer.mlp_out_bias, layer.head_state[..., :12]]
+    folded = fold(model)
+    writes = [folded.tokens, folded.positions]
+    for block in folded.blocks:
+        writes += [block.out, block.out_bias, block.mlp_out, block.mlp_out_bias, block.head_state[..., :12]]
     for write in writes:
         torch.testing.assert_close(write.mean(-1), torch.zeros(write.shape[:-1], dtype=torch.double))
 
 
 def test_weights_keep_the_models_precision(model):
-    program = lower(model.float())
-    assert {tensor.dtype for tensor in vars(program.layers[0]).values() if torch.is_tensor(tensor)} == {torch.float32}
+    folded = fold(model.float())
+    assert {tensor.dtype for tensor in vars(folded.blocks[0]).values() if torch.is_tensor(tensor)} == {torch.float32}
