@@ -18,7 +18,7 @@ from pilot.models.checkpoint import load_model
 from pilot.runtime.cli import Parser, command, resolve_device
 from pilot.runtime.files import write_json
 from pilot.runtime.schema import load_section
-from pilot.sweep import resolve_impl
+from pilot.sweep import SweepEngine
 
 
 @command
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     params = load_section(args.config, "ablate", AblateParams)
     sweep = load_section(args.config, "sweep", SweepParams)
     model = load_model(args.checkpoint, device)
-    impl = resolve_impl(model, sweep.impl)
+    impl = SweepEngine(model, sweep.impl).impl
     paths = {kind: args.data_dir / f"pilot_test_{kind}.jsonl" for kind in KINDS}
     tests = {kind: buckets_by_length(read_examples(path, model.config.context)) for kind, path in paths.items()}
     val = read_examples(args.data_dir / "pilot_val.jsonl", model.config.context)

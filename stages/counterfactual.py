@@ -38,7 +38,7 @@ from pilot.runtime.files import write_csv, write_json
 from pilot.runtime.resume import fingerprint
 from pilot.runtime.schema import load_section
 from pilot.runtime.shards import Shards
-from pilot.sweep import resolve_impl
+from pilot.sweep import SweepEngine
 
 # The tables beside counterfactual.json, of MAIN_EDIT pairs; DVC wants them there even where they have no rows.
 TABLES = {
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: torch.device) -> None:
     model = load_model(args.checkpoint, device)
-    impl = distributed.from_main(lambda: resolve_impl(model, impl))  # builds the operator, once
+    impl = distributed.from_main(lambda: SweepEngine(model, impl).impl)  # builds the operator, once
     ranked, k = read_selection(args.selection, model.config)
     targets = pipeline_targets(ranked, k, ())
     groups, counts = distributed.from_main(

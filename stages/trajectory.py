@@ -24,7 +24,7 @@ from pilot.models.checkpoint import load_model
 from pilot.runtime.cli import Parser, command, resolve_device
 from pilot.runtime.files import write_csv, write_json
 from pilot.runtime.schema import load_section
-from pilot.sweep import resolve_impl
+from pilot.sweep import SweepEngine
 
 
 @command
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     sweep = load_section(args.config, "sweep", SweepParams)
     snapshots = read_snapshots(args.run_dir)
     last = load_model(snapshots[-1].path, device)
-    impl = resolve_impl(last, sweep.impl)
+    impl = SweepEngine(last, sweep.impl).impl
     val = buckets_by_length(read_examples(args.data_dir / "pilot_val.jsonl", last.config.context))
     lines = read_examples(args.data_dir / "pilot_test_paren.jsonl", last.config.context)[HALVES["confirm"]]
     group = (MAIN_EDIT, "confirm")

@@ -15,7 +15,7 @@ from pilot.arithmetic.scoring import answer_positions, score
 from pilot.interventions import Intervention
 from pilot.models.hooks import head_outputs
 from pilot.models.transformer import PilotTransformer
-from pilot.sweep import predict
+from pilot.sweep import SweepEngine
 
 METHODS = ("zero", "mean", "resample")
 
@@ -57,11 +57,12 @@ def ablated_correct(
     n_examples = sum(len(bucket) for bucket in buckets)
     correct = np.zeros((len(interventions), n_examples), dtype=bool)
     donors = _donors(buckets, method, means, rng)
+    engine = SweepEngine(model, impl)
     bar = tqdm(buckets, desc=f"{method} ablation", unit="length", disable=None if progress else True)
     for bucket, donor in zip(bar, donors, strict=True):
         read = answer_positions(bucket.answer)
         targets, answer = bucket.targets.gather(1, read), bucket.answer.gather(1, read)
-        for i, rows in enumerate(predict(model, bucket.inputs, donor, interventions, read, impl)):
+        for i, rows in enumerate(engine.predict(bucket.inputs, donor, interventions, read)):
             correct[i, bucket.index] = score(rows, targets, answer).exact_match.numpy()
     return correct
 

@@ -21,7 +21,7 @@ from pilot.errors import PilotError
 from pilot.experiments.statistics import clustered_rate
 from pilot.interventions import HeadPatch, Intervention
 from pilot.models.transformer import ModelConfig, PilotTransformer
-from pilot.sweep import predict, resolve_impl
+from pilot.sweep import SweepEngine
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def run_pairs(setting: Setting, pairs: Sequence[Pair], interventions: Sequence[I
     """Run every intervention on every pair. Raises PilotError for a patch outside a pair's sequence."""
     examples, shape = setting.examples, (len(interventions), len(pairs))
     outcomes = Outcomes(np.zeros(shape, bool), np.zeros(shape, bool), np.full(shape, "", dtype=object))
+    engine = SweepEngine(setting.model, setting.impl)
     for bucket in buckets_by_length([examples[pair.recipient] for pair in pairs]):
         seq = bucket.inputs.shape[1]
         donor_ids, donor_targets, donor_answer = _donor_rows([examples[pairs[i].donor] for i in bucket.index], seq)
@@ -95,7 +96,7 @@ def run_pairs(setting: Setting, pairs: Sequence[Pair], interventions: Sequence[I
         read = answer_positions(bucket.answer | donor_answer)
         own = [tensor.gather(1, read) for tensor in (bucket.targets, bucket.answer)]
         donors = [tensor.gather(1, read) for tensor in (donor_targets, donor_answer)]
-        predicted = predict(setting.model, bucket.inputs, donor_ids, interventions, read, setting.impl)
+        predicted = engine.predict(bucket.inputs, donor_ids, interventions, read)
         for i, rows in enumerate(predicted):
             outcomes.fixed[i, bucket.index] = getattr(score(rows, *own), setting.metric)
             outcomes.adopted[i, bucket.index] = score(rows, *donors).exact_match & donor_is_whole
@@ -146,7 +147,7 @@ def repair_rates(
             if usable:
                 repair.setdefault(name, {})[kind] = _rates(setting, usable, target)
     return {
-        "fused": int(resolve_impl(setting.model, setting.impl) == "fused"),
+        "fused": int(SweepEngine(setting.model, setting.impl).impl == "fused"),
         "examples": len(numbers),
         "accuracy": len(right) / len(numbers),
         "wrong_answers": len(wrong),

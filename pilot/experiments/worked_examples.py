@@ -20,7 +20,7 @@ from pilot.arithmetic.scoring import score_model
 from pilot.arithmetic.vocabulary import END, decode, encode
 from pilot.experiments.pairs import ROLES
 from pilot.interventions import Intervention, single_heads
-from pilot.models.hooks import attention_patterns, head_outputs, patched
+from pilot.models.hooks import attention_patterns, head_outputs, replaced
 from pilot.models.transformer import PilotTransformer
 
 
@@ -74,7 +74,7 @@ def greedy_answer(
     An answer that the model's context has no room for is cut.
     """
     for _ in range(recipient.shape[1], model.config.context + 1):
-        with patched(model, intervention, head_outputs(model, donor)):
+        with replaced(model, intervention, head_outputs(model, donor)):
             token = model(recipient)[:, -1:].argmax(-1)
         if token.item() == END:
             break

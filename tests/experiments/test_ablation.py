@@ -7,7 +7,7 @@ from pilot.arithmetic.scoring import score, score_model
 from pilot.experiments.ablation import _other_examples, ablated_correct, mean_head_outputs
 from pilot.interventions import single_heads
 from pilot.models.checkpoint import load_model
-from pilot.models.hooks import head_outputs, patched
+from pilot.models.hooks import head_outputs, replaced
 
 SHORT = [Example("1+1", "2"), Example("2+2", "4")]
 LONG = [Example("1+2+3", "6")]
@@ -43,7 +43,7 @@ def test_an_ablation_is_a_patch(trained, method):
             "resample": lambda i=i: head_outputs(model, _other_examples(buckets[i:], rng)),
         }[method]()
         for j, head in enumerate(heads):
-            with patched(model, head, source):
+            with replaced(model, head, source):
                 predicted = model(bucket.inputs).argmax(-1)
             want = score(predicted, bucket.targets, bucket.answer).exact_match
             assert correct[1 + j, bucket.index].tolist() == want.tolist()

@@ -9,7 +9,7 @@ from pilot.experiments.effects import logit_difference_changes, measure_effects,
 from pilot.experiments.pairs import paired_runs
 from pilot.interventions import HeadPatch, at_positions, single_heads
 from pilot.models.checkpoint import load_model
-from pilot.models.hooks import head_outputs, patched
+from pilot.models.hooks import head_outputs, replaced
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def pairs(trained):
 def answered(model, expression, answer, intervention=(), source=None):
     """Logits at the positions that predict `answer` and its end marker, from a whole forward: (R, V)."""
     ids = torch.tensor([encode(f"{expression}={answer}")])
-    with patched(model, intervention, source), torch.no_grad():
+    with replaced(model, intervention, source), torch.no_grad():
         return model(ids)[0, -len(answer) - 1 :]
 
 

@@ -7,7 +7,7 @@ from pilot.errors import PilotError
 from pilot.experiments.repair import Pair, Setting, control_heads, find_pairs, repair_rates, run_pairs
 from pilot.interventions import HeadPatch, at_positions, single_heads
 from pilot.models.checkpoint import load_model
-from pilot.models.hooks import head_outputs, patched
+from pilot.models.hooks import head_outputs, replaced
 from pilot.models.transformer import ModelConfig
 
 CONFIG = ModelConfig(n_layers=2, n_heads=3, d_model=6)
@@ -45,7 +45,7 @@ def test_outcomes_are_those_of_a_patched_run(setting):
         (recipient,) = buckets_by_length([setting.examples[pairs[j].recipient]])
         source = [z[:, : recipient.inputs.shape[1]] for z in head_outputs(setting.model, donor.inputs)]
         for i, intervention in enumerate(interventions):
-            with patched(setting.model, intervention, source):
+            with replaced(setting.model, intervention, source):
                 predicted = setting.model(recipient.inputs).argmax(-1)
             right_tokens = (predicted == recipient.targets)[recipient.answer]
             assert outcomes.fixed[i, j] == right_tokens.all()

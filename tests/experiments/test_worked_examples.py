@@ -10,7 +10,7 @@ from pilot.experiments.worked_examples import choose_pairs, greedy_answer, worke
 from pilot.interventions import parse_heads
 from pilot.models.checkpoint import load_model
 from pilot.models.hooks import attention_patterns
-from pilot.sweep import predict
+from pilot.sweep import SweepEngine
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_the_patched_answer_is_the_donors_exactly_where_teacher_forcing_says_so(
     adopted = 0
     for runs in paired_runs(pairs, direction):
         read = torch.arange(runs.recipient.shape[1]).expand(len(runs.index), -1)
-        (predicted,) = predict(model, runs.recipient, runs.donor, [patched], read)
+        (predicted,) = SweepEngine(model).predict(runs.recipient, runs.donor, [patched], read)
         for i, flipped in zip(runs.index, ((predicted == runs.targets) | ~runs.answer).all(1).tolist(), strict=True):
             answer = worked_example(model, pairs[i], patched)["patched"][direction]["top_k"]
             donor = pairs[i].clean if direction == "denoising" else pairs[i].corrupt

@@ -15,7 +15,7 @@ from support.pretended_gpu import pretended_gpu
 from support.project import no_compiler
 
 from pilot.interventions import head_subsets, single_heads
-from pilot.sweep import sweep
+from pilot.sweep import SweepEngine, sweep
 from stages import ablate, counterfactual, examples, patch, select_heads, train, trajectory
 
 HAS_GPU = torch.cuda.is_available()
@@ -94,8 +94,10 @@ def test_sweeps_agree(small_model, arguments, impl, request, monkeypatch):
 @pytest.mark.skipif(HAS_GPU, reason="only the pretended GPU counts")
 def test_a_sweep_waits_for_the_gpu_once(small_model, arguments, gpu):
     """When it is done: in between, batches and chunks are given to the GPU one after the other."""
-    sweep(small_model.to("cuda"), **arguments, impl="eager", rows=4)
-    assert gpu.waits == 1
+    engine = SweepEngine(small_model.to("cuda"), "eager")
+    engine.rows, before = 4, gpu.waits
+    engine.run(**arguments)
+    assert gpu.waits == before + 1
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="no CUDA GPU here, and the pretended one has no backward pass")

@@ -11,6 +11,7 @@ Shapes: d d_model, m d_mlp, V vocabulary, H heads, D head_dim. Matrices are stor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,14 @@ class FoldedModel:
     unembed_bias: Tensor
     eps: float
 
+    @property
+    def d_model(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def d_mlp(self) -> int:
+        return self.blocks[0].mlp_in.shape[1]
+
 
 @torch.no_grad()
 def fold(model: PilotTransformer) -> FoldedModel:
@@ -79,7 +88,7 @@ def fold(model: PilotTransformer) -> FoldedModel:
     return FoldedModel(
         tokens=_centred(model.tokens.weight).to(dtype),
         positions=_centred(model.positions.weight).to(dtype),
-        blocks=[_fold_block(block, dtype) for block in model.blocks],
+        blocks=[_fold_block(cast(Block, block), dtype) for block in model.blocks],
         unembed=unembed.to(dtype),
         unembed_bias=unembed_bias.to(dtype),
         eps=model.ln_final.eps,

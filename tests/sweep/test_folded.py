@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from pilot.models.transformer import ModelConfig, PilotTransformer
-from pilot.sweep.executor import Walker
-from pilot.sweep.lowering import fold
+from pilot.sweep.buffers import Buffers
+from pilot.sweep.executor import Executor
+from pilot.sweep.folded import fold
+from pilot.sweep.operators import Operators
 from pilot.sweep.plan import Planner
 
 
@@ -20,8 +22,10 @@ def model() -> PilotTransformer:
 def test_the_folded_model_gives_the_same_head_outputs(model, reads):
     ids = torch.randint(0, 17, (4, 6))
     model(ids)
-    plan = Planner([()], model.config).plan(0, reads)
-    runs = Walker(fold(model), "eager", rows=100).unpatched("recipient", ids, plan)
+    plan = Planner(((),), model.config.n_layers).plan(0, reads)
+    folded = fold(model)
+    executor = Executor(folded, Operators.of("eager"), Buffers(folded.tokens), rows=100)
+    runs = executor.unpatched("recipient", ids, plan)
     assert [run.absorbed for run in runs] == [False, reads == (5,)]
     for block, run in zip(model.blocks, runs, strict=True):
         torch.testing.assert_close(run.z, block.attn.last_head_output[:, run.start :])
