@@ -1,16 +1,13 @@
-"""What is patched: single heads at a range of positions, and sets of them."""
+"""Interventions: which heads of which layers are patched, and at which positions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import compress
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, overload
 
 from pilot.errors import PilotError
-
-if TYPE_CHECKING:  # this module says what to patch, and needs no PyTorch to say it
-    from pilot.models.transformer import ModelConfig
 
 
 class HeadPatch(NamedTuple):
@@ -31,14 +28,27 @@ class HeadPatch(NamedTuple):
 Intervention = tuple[HeadPatch, ...]
 
 
-def single_heads(config: ModelConfig) -> list[Intervention]:
-    """One intervention for each head, at all positions, layer by layer."""
-    return [(HeadPatch(layer, head),) for layer in range(config.n_layers) for head in range(config.n_heads)]
+def head_counts(model: object) -> tuple[int, int]:
+    """How many layers a model has and how many heads each of them has; `model` is a model or its config.
+
+    Raises PilotError where neither the pilot's names nor those of Hugging Face configs are found.
+    """
+    config = getattr(model, "config", model)
+    for layers, heads in (("n_layers", "n_heads"), ("num_hidden_layers", "num_attention_heads")):
+        if hasattr(config, layers) and hasattr(config, heads):
+            return int(getattr(config, layers)), int(getattr(config, heads))
+    raise PilotError(f"{type(config).__name__} does not say how many layers and heads the model has")
 
 
-def single_positions(config: ModelConfig, seq_len: int) -> list[Intervention]:
+def single_heads(model: object) -> list[Intervention]:
+    """One intervention for each head of a model (or of its config), at all positions, layer by layer."""
+    n_layers, n_heads = head_counts(model)
+    return [(HeadPatch(layer, head),) for layer in range(n_layers) for head in range(n_heads)]
+
+
+def single_positions(model: object, seq_len: int) -> list[Intervention]:
     """One intervention for each head and position: layer by layer, head by head, position by position."""
-    return position_windows(single_heads(config), seq_len, width=1)
+    return position_windows(single_heads(model), seq_len, width=1)
 
 
 def position_windows(
@@ -55,15 +65,29 @@ def position_windows(
     return [at_positions(intervention, start, start + width) for intervention in interventions for start in starts]
 
 
-def head_subsets(heads: Intervention) -> list[Intervention]:
-    """All 2**n sets of n heads. Number i holds head j if bit j of i is set: the order that pilot.experiments.shapley
-    takes its values in.
-    """
-    return [tuple(compress(heads, _bits(i, len(heads)))) for i in range(2 ** len(heads))]
+@dataclass(frozen=True)
+class HeadSubsets(Sequence[Intervention]):
+    """All 2**n sets of n heads, made when they are asked for: set i holds head j if bit j of i is set."""
+
+    heads: Intervention
+
+    def __len__(self) -> int:
+        return 1 << len(self.heads)
+
+    @overload
+    def __getitem__(self, index: int) -> Intervention: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Intervention]: ...
+    def __getitem__(self, index: int | slice) -> Intervention | list[Intervention]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        mask = range(len(self))[index]
+        return tuple(head for j, head in enumerate(self.heads) if mask >> j & 1)
 
 
-def _bits(number: int, n: int) -> list[int]:
-    return [number >> j & 1 for j in range(n)]
+def head_subsets(heads: Sequence[HeadPatch]) -> HeadSubsets:
+    """All 2**n sets of n heads, in the order in which pilot.experiments.shapley takes its values."""
+    return HeadSubsets(tuple(heads))
 
 
 def at_positions(intervention: Intervention, start: int, stop: int | None) -> Intervention:
@@ -95,18 +119,19 @@ def parse_heads(text: str) -> Intervention:
     return tuple(patches)
 
 
-def check_heads(intervention: Intervention, config: ModelConfig) -> None:
-    """Raises PilotError for a layer or head that the model has not."""
+def check_heads(intervention: Intervention, model: object) -> None:
+    """Raises PilotError if a patch names a layer or head that the model (or its config) does not have."""
+    n_layers, n_heads = head_counts(model)
     for patch in intervention:
-        if not 0 <= patch.layer < config.n_layers:
-            raise PilotError(f"layer {patch.layer} does not exist: the model has layers 0 to {config.n_layers - 1}")
-        if not 0 <= patch.head < config.n_heads:
-            raise PilotError(f"head {patch.head} does not exist: the model has heads 0 to {config.n_heads - 1}")
+        if not 0 <= patch.layer < n_layers:
+            raise PilotError(f"layer {patch.layer} does not exist: the model has layers 0 to {n_layers - 1}")
+        if not 0 <= patch.head < n_heads:
+            raise PilotError(f"head {patch.head} does not exist: the model has heads 0 to {n_heads - 1}")
 
 
-def check_intervention(intervention: Intervention, config: ModelConfig, seq_len: int) -> None:
-    """Raises PilotError for a layer, head or position that a run of `seq_len` positions has not."""
-    check_heads(intervention, config)
+def check_intervention(intervention: Intervention, model: object, seq_len: int) -> None:
+    """Raises PilotError if a patch names a layer, head or position that a run of `seq_len` positions does not have."""
+    check_heads(intervention, model)
     for patch in intervention:
         stop = seq_len if patch.stop is None else patch.stop
         if not 0 <= patch.start < stop <= seq_len:

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from pilot.errors import PilotError
@@ -12,7 +14,7 @@ from pilot.interventions import (
     single_heads,
     single_positions,
 )
-from pilot.models.transformer import ModelConfig
+from pilot.models.transformer import ModelConfig, PilotTransformer
 
 CONFIG = ModelConfig(n_layers=2, n_heads=4)
 
@@ -38,8 +40,41 @@ def test_windows_slide_over_the_sequence():
 
 def test_subsets_are_ordered_by_bit_mask():
     a, b, c = (HeadPatch(0, head) for head in range(3))
-    assert head_subsets((a, b, c)) == [(), (a,), (b,), (a, b), (c,), (a, c), (b, c), (a, b, c)]
-    assert head_subsets(()) == [()]
+    assert list(head_subsets((a, b, c))) == [(), (a,), (b,), (a, b), (c,), (a, c), (b, c), (a, b, c)]
+    assert list(head_subsets(())) == [()]
+
+
+def test_subsets_are_a_sequence_that_is_made_as_it_is_read():
+    heads = tuple(patch for (patch,) in single_heads(ModelConfig(n_layers=5)))
+    sets = head_subsets(heads)
+    assert len(sets) == 2**20
+    assert sets[-1] == sets[2**20 - 1] == heads
+    assert sets[0b101] == (heads[0], heads[2])
+    assert sets[3:0:-2] == [(heads[0], heads[1]), (heads[0],)]
+    with pytest.raises(IndexError):
+        sets[2**20]
+    assert sets == head_subsets(list(heads))
+    assert hash(sets) == hash(head_subsets(heads))
+    assert sets != head_subsets(heads[1:])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        PilotTransformer(CONFIG),
+        SimpleNamespace(num_hidden_layers=2, num_attention_heads=4),
+        SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2, num_attention_heads=4)),
+    ],
+    ids=["model", "another's config", "another's model"],
+)
+def test_heads_are_counted_by_model_or_config(model):
+    assert single_heads(model) == single_heads(CONFIG)
+    assert single_positions(model, 3) == single_positions(CONFIG, 3)
+
+
+def test_what_does_not_say_its_heads_is_refused():
+    with pytest.raises(PilotError, match="str does not say how many layers and heads"):
+        single_heads("pilot")
 
 
 def test_names_say_positions():

@@ -81,7 +81,7 @@ def greedy_answer(
     """
     answer: list[int] = []
     for _ in range(recipient.shape[1], model.config.context + 1):
-        with hooks.patched(model, intervention, hooks.head_outputs(model, donor)):
+        with hooks.replaced(model, intervention, hooks.head_outputs(model, donor)):
             token = model(recipient)[:, -1:].argmax(-1)
         if token.item() == end:
             break

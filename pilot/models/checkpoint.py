@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,7 +14,7 @@ from pilot.runtime.archive import pack, unpack
 from pilot.runtime.files import write_bytes
 
 
-def checkpoint_bytes(model: PilotTransformer, **facts) -> bytes:
+def checkpoint_bytes(model: PilotTransformer, **facts: Any) -> bytes:
     """`config`, `model` (the weights, on the CPU) and `facts` (plain values, such as `epoch`), packed.
 
     The same weights and facts give the same bytes.
@@ -22,12 +23,12 @@ def checkpoint_bytes(model: PilotTransformer, **facts) -> bytes:
     return pack({"config": asdict(model.config), "model": weights, **facts})
 
 
-def save_model(model: PilotTransformer, path: Path | str, **facts) -> None:
+def save_model(model: PilotTransformer, path: Path | str, **facts: Any) -> None:
     """Write `checkpoint_bytes` to `path`. Raises PilotError if the file cannot be written."""
     write_bytes(path, checkpoint_bytes(model, **facts))
 
 
-def read_checkpoint(path: Path | str) -> dict:
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
     """The dict that `save_model` wrote, tensors on the CPU.
 
     Raises PilotError if the file is missing, damaged or not one of ours. Nothing in it is executed.

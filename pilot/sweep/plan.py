@@ -11,44 +11,63 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
-from pilot.interventions import Intervention
-from pilot.models.transformer import ModelConfig
+from pilot.interventions import HeadSubsets, Intervention
+from pilot.sweep.inputs import Interventions
 
 Span = tuple[int, int]  # half-open range of positions
 LayerPatch = tuple[int, int, int]  # head, start, stop
+LayerPatches = tuple[LayerPatch, ...]  # sorted, ranges of one head apart; () leaves the layer as it is
 
 
 @dataclass(slots=True)
 class Branch:
-    """One way to patch a node's layer.
+    """One way to patch a node's layer that changes the residual stream behind it.
 
-    patches       (head, start, stop) each, sorted, ranges of one head apart; () leaves the layer as it is
-    changed       positions where the residual stream behind the layer is not the unpatched run's; None: nowhere, or
-                  behind the last layer
-    node          the node that it leads to; None behind the last layer
+    changed   positions where that stream is not the unpatched run's
+    node      the node that it leads to
     """
 
-    patches: tuple[LayerPatch, ...]
-    changed: Span | None
-    node: Node | None = None
+    patches: LayerPatches
+    changed: Span
+    node: Node
 
 
 @dataclass(slots=True)
-class Node:
-    """The residual stream that enters `layer`, with `changed` as in Branch. Nodes of one `shape` fit into one batch.
+class InnerNode:
+    """The residual stream that enters `layer`, which is not the last.
 
-    Those of the last layer that have one shape share their branches, and `interventions` are the numbers of those that
-    end in each.
+    changed     positions where it is not the unpatched run's; None: nowhere
+    shape       nodes of one shape have the same layer, changes and patches, and fit into one batch
+    unchanged   the node behind the layer where that is left as it is too; None: no intervention goes there
     """
 
     layer: int
     changed: Span | None
-    branches: list[Branch]
     shape: int
-    interventions: np.ndarray | None = None
+    unchanged: Node | None
+    branches: list[Branch]
+
+
+@dataclass(slots=True)
+class LastNode:
+    """The residual stream that enters the last layer; `changed` and `shape` as in InnerNode.
+
+    patches         the ways to patch the layer, shared by the nodes of one shape
+    interventions   number of the intervention that ends in each
+    """
+
+    layer: int
+    changed: Span | None
+    shape: int
+    patches: list[LayerPatches]
+    interventions: np.ndarray
+
+
+Node = InnerNode | LastNode
 
 
 @dataclass(frozen=True)
@@ -70,14 +89,15 @@ class Plan:
     @property
     def fan_out(self) -> int:
         """The most branches of one node that change the same positions, and so go into one batch."""
-        return max(max(Counter(branch.changed for branch in node.branches).values()) for node in self.nodes())
+        return max(map(_widest, self.nodes()))
 
     def window(self, node: Node) -> Span | None:
         """The positions behind attention at which any of the node's branches must be computed; None: nowhere."""
-        if node.branches[0].node is None:
+        if isinstance(node, LastNode):
             return self.reads[0], self.end
-        spans = [branch.changed for branch in node.branches if branch.changed]
-        return (min(span[0] for span in spans), max(span[1] for span in spans)) if spans else None
+        if not node.branches:
+            return None
+        return min(branch.changed[0] for branch in node.branches), max(branch.changed[1] for branch in node.branches)
 
     def nodes(self) -> Iterator[Node]:
         """All nodes, parents first."""
@@ -85,24 +105,28 @@ class Plan:
         while stack:
             node = stack.pop()
             yield node
-            stack += [branch.node for branch in node.branches if branch.node is not None]
+            if isinstance(node, InnerNode):
+                stack += [branch.node for branch in node.branches]
+                stack += [node.unchanged] if node.unchanged is not None else []
+
+
+def _widest(node: Node) -> int:
+    if isinstance(node, LastNode):
+        return len(node.patches)
+    return max(Counter(branch.changed for branch in node.branches).values(), default=1)
 
 
 class Planner:
-    """Makes plans for one list of interventions: they depend on what is read and on where pairs begin to differ."""
+    """Makes plans for some interventions, and keeps them: they depend on what is read and where pairs first differ."""
 
-    def __init__(self, interventions: Sequence[Intervention], config: ModelConfig):
-        self._n_layers = config.n_layers
-        numbers: dict[Intervention, int] = {}
-        self._paths = np.empty((len(interventions), config.n_layers), dtype=np.int64)
-        for i, intervention in enumerate(interventions):
-            by_layer: list[Intervention] = [()] * config.n_layers
-            for patch in intervention:
-                by_layer[patch.layer] += (patch,)
-            self._paths[i] = [numbers.setdefault(patches, len(numbers)) for patches in by_layer]
-        self._patches = list(numbers)
+    def __init__(self, interventions: Interventions, n_layers: int):
+        if isinstance(interventions, HeadSubsets):
+            self._patches, self._paths = _subsets_by_layer(interventions, n_layers)
+        else:
+            self._patches, self._paths = _patches_by_layer(interventions, n_layers)
+        self.plan = lru_cache(maxsize=8)(self._plan)
 
-    def plan(self, first: int, reads: tuple[int, ...]) -> Plan:
+    def _plan(self, first: int, reads: tuple[int, ...]) -> Plan:
         """The trie for pairs that agree at all positions before `first`: nothing changes there."""
         inner = [_reduce(patches, first, reads[-1] + 1) for patches in self._patches]
         at_last = [_narrow(patches, reads) for patches in inner]
@@ -118,36 +142,66 @@ class Planner:
         return Plan(builder.node(0, None, 0, len(paths)), reads, duplicates)
 
 
+def _patches_by_layer(interventions: Sequence[Intervention], n_layers: int) -> tuple[list[Intervention], np.ndarray]:
+    """The distinct patches of single layers, and which of them each intervention has in each layer, (n, n_layers)."""
+    numbers: dict[Intervention, int] = {}
+    paths = np.empty((len(interventions), n_layers), dtype=np.int64)
+    for i, intervention in enumerate(interventions):
+        by_layer: list[Intervention] = [()] * n_layers
+        for patch in intervention:
+            by_layer[patch.layer] += (patch,)
+        paths[i] = [numbers.setdefault(patches, len(numbers)) for patches in by_layer]
+    return list(numbers), paths
+
+
+def _subsets_by_layer(subsets: HeadSubsets, n_layers: int) -> tuple[list[Intervention], np.ndarray]:
+    """`_patches_by_layer` of all subsets at once: a layer's patches are the bits of the heads that lie in it."""
+    patches: list[Intervention] = []
+    masks = np.arange(len(subsets))
+    paths = np.empty((len(subsets), n_layers), dtype=np.int64)
+    for layer in range(n_layers):
+        inside = [j for j, patch in enumerate(subsets.heads) if patch.layer == layer]
+        paths[:, layer] = len(patches)
+        for bit, j in enumerate(inside):
+            paths[:, layer] += (masks >> j & 1) << bit
+        patches += HeadSubsets(tuple(subsets.heads[j] for j in inside))
+    return patches, paths
+
+
 class _Builder:
     """Makes the trie of sorted, distinct paths (n, n_layers): numbers of `known`, layer by layer."""
 
-    def __init__(self, known: list[tuple[LayerPatch, ...]], paths: np.ndarray, intervention: np.ndarray, end: int):
+    def __init__(self, known: list[LayerPatches], paths: np.ndarray, intervention: np.ndarray, end: int):
         self._known, self._paths, self._intervention, self._end = known, paths, intervention, end
-        self._shapes: dict[tuple, int] = {}
-        self._ends: dict[int, list[Branch]] = {}  # branches of the last layer, by shape
+        self._shapes: dict[tuple[int, Span | None, bytes], int] = {}
+        self._last_patches: dict[int, list[LayerPatches]] = {}  # by shape
 
     def node(self, layer: int, changed: Span | None, first: int, stop: int) -> Node:
         """The node of paths first..stop-1, which are alike in the layers before `layer`."""
         column = self._paths[first:stop, layer]
         if layer + 1 == self._paths.shape[1]:
             shape = self._shape(layer, changed, column)
-            if shape not in self._ends:
-                self._ends[shape] = [Branch(self._known[number], None) for number in column]
-            return Node(layer, changed, self._ends[shape], shape, self._intervention[first:stop])
+            if shape not in self._last_patches:
+                self._last_patches[shape] = [self._known[number] for number in column]
+            return LastNode(layer, changed, shape, self._last_patches[shape], self._intervention[first:stop])
         starts = np.flatnonzero(np.diff(column, prepend=-1))
         bounds = [*(first + starts).tolist(), stop]
-        branches = []
+        node = InnerNode(layer, changed, self._shape(layer, changed, column[starts]), None, [])
         for number, low, high in zip(column[starts], bounds[:-1], bounds[1:], strict=True):
             patches = self._known[number]
             after = _changed(changed, patches, self._end)
-            branches.append(Branch(patches, after, self.node(layer + 1, after, low, high)))
-        return Node(layer, changed, branches, self._shape(layer, changed, column[starts]))
+            behind = self.node(layer + 1, after, low, high)
+            if after is None:
+                node.unchanged = behind
+            else:
+                node.branches.append(Branch(patches, after, behind))
+        return node
 
     def _shape(self, layer: int, changed: Span | None, patches: np.ndarray) -> int:
         return self._shapes.setdefault((layer, changed, patches.tobytes()), len(self._shapes))
 
 
-def _reduce(patches: Intervention, first: int, end: int) -> tuple[LayerPatch, ...]:
+def _reduce(patches: Intervention, first: int, end: int) -> LayerPatches:
     """One layer's patches without the positions where they change nothing that is read, touching ranges joined."""
     reduced: list[LayerPatch] = []
     for patch in sorted(patches, key=lambda patch: (patch.head, patch.start)):
@@ -161,9 +215,9 @@ def _reduce(patches: Intervention, first: int, end: int) -> tuple[LayerPatch, ..
     return tuple(reduced)
 
 
-def _narrow(patches: tuple[LayerPatch, ...], reads: tuple[int, ...]) -> tuple[LayerPatch, ...]:
+def _narrow(patches: LayerPatches, reads: tuple[int, ...]) -> LayerPatches:
     """The last layer's patches down to the positions that are read: the others reach no logit."""
-    narrowed = []
+    narrowed: list[LayerPatch] = []
     for head, start, stop in patches:
         seen = [position for position in reads if start <= position < stop]
         if seen:
@@ -171,7 +225,8 @@ def _narrow(patches: tuple[LayerPatch, ...], reads: tuple[int, ...]) -> tuple[La
     return tuple(narrowed)
 
 
-def _changed(before: Span | None, patches: tuple[LayerPatch, ...], end: int) -> Span | None:
+def _changed(before: Span | None, patches: LayerPatches, end: int) -> Span | None:
+    """Where the residual stream behind a layer is changed, if it was changed at `before` when it entered."""
     if not patches:
         return before and (before[0], end)
     start = min(start for _, start, _ in patches)

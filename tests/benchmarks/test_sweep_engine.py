@@ -18,9 +18,8 @@ from support.project import no_compiler
 
 from pilot.interventions import head_subsets, single_heads, single_positions
 from pilot.models.transformer import ModelConfig, PilotTransformer
-from pilot.sweep import sweep
+from pilot.sweep import SweepEngine, sweep
 from pilot.sweep.plan import Planner
-from pilot.sweep.scheduler import row_budget
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
@@ -64,11 +63,12 @@ def last_positions(number: int, reads: int) -> torch.Tensor:
 def forward_rate(model) -> float:
     """Patched forwards a second of the reference, at its best batch size."""
     recipient, donor = pairs_of(PAIRS)
-    interventions, read = SINGLE[::4], last_positions(PAIRS, 1)
+    interventions, read, engine = SINGLE[::4], last_positions(PAIRS, 1), SweepEngine(model, "reference")
 
     def seconds(batch: int) -> float:
         start = time.perf_counter()
-        sweep(model, recipient, donor, interventions, read=read, impl="reference", rows=batch * SEQ)
+        engine.rows = batch * SEQ
+        engine.run(recipient, donor, interventions, read=read)
         return time.perf_counter() - start
 
     return len(interventions) * PAIRS / min(seconds(batch) for batch in (64, 128, 512) for _ in range(2))
@@ -77,7 +77,7 @@ def forward_rate(model) -> float:
 @pytest.fixture(scope="module")
 def own_gemm_rate(model, best_time) -> float:
     """Float32 operations a second of the second half of the MLP, on as many rows as the engine computes at a time."""
-    rows = row_budget(model)
+    rows = SweepEngine(model, "eager").rows
     shapes = [(rows, CONFIG.d_mlp), (CONFIG.d_mlp, CONFIG.d_model), (rows, CONFIG.d_model)]
     hidden, matrix, out = (torch.randn(shape, device=model.unembed.weight.device) for shape in shapes)
 
@@ -116,7 +116,7 @@ def test_sweep(benchmark, model, family, reads, impl, request):
     benchmark.pedantic(sweep, arguments, options, rounds=1 if exhaustive else 5, warmup_rounds=0 if exhaustive else 1)
 
     seconds = benchmark.stats.stats.min
-    plan = Planner(interventions, CONFIG).plan(1, tuple(range(SEQ - n_reads, SEQ)))
+    plan = Planner(interventions, CONFIG.n_layers).plan(1, tuple(range(SEQ - n_reads, SEQ)))
     flops = pairs * (count_work(plan, CONFIG, n_reads).flops + 2 * unpatched_flops(plan, CONFIG))
     rate = request.getfixturevalue("forward_rate")
     gemm_rate = request.getfixturevalue("own_gemm_rate")

@@ -33,7 +33,7 @@ def test_an_ablation_is_a_patch(trained, method):
         if isinstance(source, torch.Tensor):
             source = hooks.head_outputs(model, source)
         for j, head in enumerate(heads):
-            with hooks.patched(model, head, source):
+            with hooks.replaced(model, head, source):
                 predicted = model(bucket.inputs).argmax(-1)
             want = score(predicted, bucket.targets, bucket.answer).exact_match
             assert correct[1 + j, bucket.index].tolist() == want.tolist()

@@ -26,7 +26,7 @@ def pairs(trained):
 
 def answered(model, ids, answer, intervention=(), source=None):
     """Logits at the positions that predict every token of `answer`, from a whole forward: (R, V)."""
-    with hooks.patched(model, intervention, source), torch.no_grad():
+    with hooks.replaced(model, intervention, source), torch.no_grad():
         return model(torch.tensor([[*ids, *answer[:-1]]]))[0, -len(answer) :]
 
 

@@ -53,7 +53,7 @@ def test_outcomes_are_those_of_a_patched_run(experiment, metric):
         donor = make_batch(prompts, [transplants[j].donor], prompts[transplants[j].donor].seq_len)
         source = [z[:, : recipient.inputs.shape[1]] for z in hooks.head_outputs(model, donor.inputs)]
         for i, intervention in enumerate(interventions):
-            with hooks.patched(model, intervention, source):
+            with hooks.replaced(model, intervention, source):
                 predicted = model(recipient.inputs).argmax(-1)
             right_tokens = (predicted == recipient.targets)[recipient.answer]
             assert outcomes.fixed[i, j] == (right_tokens.all() if metric == "exact_match" else right_tokens[-1])

@@ -7,6 +7,7 @@ from pilot.arithmetic.grammar import Grammar
 from pilot.errors import PilotError
 from pilot.models.attention import causal_attention
 from pilot.models.transformer import ModelConfig, PilotTransformer
+from pilot.ops.patched_attention import eager_patched_attention
 
 
 def test_attention_by_hand():
@@ -73,16 +74,32 @@ def test_last_head_output_has_the_promised_shape_and_is_what_the_projection_read
     torch.testing.assert_close(attn.last_head_output.flatten(2), read["x"])
 
 
-def test_recording_can_be_off_and_is_off_in_training(small_model):
+def test_nothing_is_kept_in_training_not_even_what_was_there_before(small_model):
     ids = torch.randint(0, 17, (1, 3))
+    small_model(ids)
     small_model.train()
     small_model(ids)
     assert small_model.blocks[0].attn.last_head_output is None
-    small_model.eval()
-    small_model.blocks[0].attn.record_head_output = False
-    small_model(ids)
-    assert small_model.blocks[0].attn.last_head_output is None
-    assert small_model.blocks[1].attn.last_head_output is not None
+
+
+def test_a_patched_attention_that_is_handed_over_computes_the_same(small_model):
+    ids, other = torch.randint(0, 17, (2, 4, 6))
+    small_model(other)
+    source = small_model.blocks[1].attn.last_head_output
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return eager_patched_attention(*arguments)
+
+    for given in (None, source[:, :, 0], source[:1, :, 0]):
+        attn = small_model.blocks[1].attn
+        attn.patch_head_index, attn.patch_head_output = None if given is None else 0, given
+        attn.patched_attention = None
+        want = small_model(ids)
+        attn.patched_attention = counted
+        torch.testing.assert_close(small_model(ids), want)
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize("heads", [1, (0, 1), (1,)])
@@ -110,8 +127,8 @@ def test_patches_of_every_promised_shape(small_model, heads, rows):
     ("index", "shape", "message"),
     [
         (2, (1, 3, 4), "head 2 does not exist: the model has heads 0 to 1"),
-        (0, (2, 3, 4), r"has shape \(2, 3, 4\); .* want \(1 or 1, 3, 1, 4\)"),
-        ((0, 1), (1, 3, 1, 4), r"want \(1 or 1, 3, 2, 4\)"),
+        (0, (2, 3, 4), r"has shape \(2, 3, 4\); .* need \(1 or 1, 3, 1, 4\)"),
+        ((0, 1), (1, 3, 1, 4), r"need \(1 or 1, 3, 2, 4\)"),
         (0, None, "patch_head_output is not"),
     ],
 )
@@ -119,6 +136,14 @@ def test_patches_that_do_not_fit_are_refused(small_model, index, shape, message)
     attn = small_model.blocks[0].attn
     attn.patch_head_index, attn.patch_head_output = index, None if shape is None else torch.zeros(shape)
     with pytest.raises(PilotError, match=message):
+        small_model(torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_each_patched_head_needs_its_positions(small_model):
+    attn = small_model.blocks[0].attn
+    attn.patch_head_index, attn.patch_head_output = (0, 1), torch.zeros(1, 3, 2, 4)
+    attn.patch_positions = (slice(0, 2),)
+    with pytest.raises(PilotError, match="patch_positions has 1 slices for 2 heads: give one for each"):
         small_model(torch.zeros(1, 3, dtype=torch.int64))
 
 
@@ -132,7 +157,6 @@ def test_a_sequence_longer_than_the_context_is_refused(small_model):
     [
         ({"n_heads": 3}, "multiple"),
         ({"d_mlp": 0}, "d_mlp"),
-        ({"d_model": 512, "n_heads": 1}, "at most 256"),
         ({"context": 2.5}, "context"),
     ],
 )

@@ -15,7 +15,7 @@ from support.pretended_gpu import pretended_gpu
 from support.project import no_compiler
 
 from pilot.interventions import head_subsets, single_heads
-from pilot.sweep import sweep
+from pilot.sweep import SweepEngine, sweep
 from stages import ablate, counterfactual, examples, patch, select_heads, train, trajectory
 
 HAS_GPU = torch.cuda.is_available()
@@ -85,7 +85,7 @@ def test_sweeps_agree(small_model, arguments, impl, request, monkeypatch):
         pytest.skip(reason)
     expected = sweep(small_model, **arguments, impl=impl)
     if request.getfixturevalue("gpu"):  # which computes with the CPU's operator
-        monkeypatch.setattr("pilot.ops.patched_attention._why_not_built", lambda device, warn: None)
+        monkeypatch.setattr("pilot.ops.dispatch.why_not_built", lambda device, warn: None)
     got = sweep(small_model.to("cuda"), **arguments, impl=impl)
     assert got.device.type == "cpu"
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
@@ -94,8 +94,10 @@ def test_sweeps_agree(small_model, arguments, impl, request, monkeypatch):
 @pytest.mark.skipif(HAS_GPU, reason="only the pretended GPU counts")
 def test_a_sweep_waits_for_the_gpu_once(small_model, arguments, gpu):
     """When it is done: in between, batches and chunks are given to the GPU one after the other."""
-    sweep(small_model.to("cuda"), **arguments, impl="eager", rows=4)
-    assert gpu.waits == 1
+    engine = SweepEngine(small_model.to("cuda"), "eager")
+    engine.rows, before = 4, gpu.waits
+    engine.run(**arguments)
+    assert gpu.waits == before + 1
 
 
 @pytest.mark.skipif(not HAS_GPU, reason="no CUDA GPU here, and the pretended one has no backward pass")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pilot.models.transformer import ModelConfig
 from pilot.sweep.layer_attention import absorbs
-from pilot.sweep.plan import Plan
+from pilot.sweep.plan import LastNode, Plan
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,16 @@ def count_work(plan: Plan, config: ModelConfig, n_reads: int) -> Work:
             attention[node.layer] += 1
             absorbed = node.layer == last and absorbs(plan, d, config.n_heads)
             products += _attention(config, absorbed, high - low, max(0, high - first), range(first, plan.end))
-        heads = {head for branch in node.branches for head, _, _ in branch.patches}
+        if isinstance(node, LastNode):
+            patches, spans = node.patches, [rows] * len(node.patches)
+        else:
+            patches = [branch.patches for branch in node.branches]
+            spans = [branch.changed[1] - branch.changed[0] for branch in node.branches]
+        heads = {head for of_branch in patches for head, _, _ in of_branch}
         products += rows * (d * d + d * m + len(heads) * config.head_dim * (d + m))
-        for branch in node.branches:
-            if node.layer == last or branch.changed is not None:
-                span = rows if node.layer == last else branch.changed[1] - branch.changed[0]
-                branches[node.layer] += 1
-                positions[node.layer] += span
-                products += span * m * d + (span * d * config.vocab_size if node.layer == last else 0)
+        products += sum(spans) * (m * d + (d * config.vocab_size if node.layer == last else 0))
+        branches[node.layer] += len(spans)
+        positions[node.layer] += sum(spans)
     return Work(tuple(attention), tuple(branches), tuple(positions), 2 * products)
 
 

@@ -10,7 +10,7 @@ CONFIG = ModelConfig(n_layers=3, n_heads=2, d_model=8, d_mlp=5, context=6, vocab
 
 
 def plan(interventions, first=0, reads=(5,)):
-    return Planner(interventions, CONFIG).plan(first, reads)
+    return Planner(interventions, CONFIG.n_layers).plan(first, reads)
 
 
 def work(interventions, first=0, reads=(5,)):
