@@ -1,7 +1,6 @@
 """Intervals, paired tests, corrections for many tests, and how stable a selection is.
 
-Shapes: P pairs, n heads, M tests. Intervals are 95 % unless `level` says otherwise; those of the bootstrap are
-percentile intervals (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13).
+Shapes: P pairs, n heads, M tests. Intervals are 95 % unless `level` says otherwise.
 """
 
 from __future__ import annotations
@@ -21,8 +20,12 @@ class Estimate:
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Value and interval, each in the format `spec`: `f"{estimate:+.2f}"` gives `+0.43 [+0.40, +0.46]`."""
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
     def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self:+.3f}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,14 +70,18 @@ def _wilson(rate: float, n: float, level: float) -> tuple[float, float]:
 
 
 def bootstrap_mean(values: np.ndarray, resamples: int, rng: np.random.Generator, level: float = 0.95) -> Estimate:
-    """The mean of values (N,) with a percentile bootstrap interval over them."""
+    """The mean of values (N,) with a percentile bootstrap interval over them.
+
+    Meant for rates and their differences over many trials, where a percentile interval covers as it should (Efron &
+    Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13); `bootstrap_ratio` serves small samples too.
+    """
     return Estimate(float(np.mean(values)), *_percentiles(_resampled_means(values, resamples, rng), level))
 
 
 def bootstrap_difference(
     a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Generator, level: float = 0.95
 ) -> Estimate:
-    """mean(a) - mean(b) of two independent samples, (N,) and (M,), with a percentile bootstrap interval."""
+    """mean(a) - mean(b) of two independent samples, (N,) and (M,), with an interval like that of `bootstrap_mean`."""
     resampled = _resampled_means(a, resamples, rng) - _resampled_means(b, resamples, rng)
     return Estimate(float(np.mean(a) - np.mean(b)), *_percentiles(resampled, level))
 
@@ -86,28 +93,91 @@ def bootstrap_ratio(
     rng: np.random.Generator,
     level: float = 0.95,
 ) -> Estimates:
-    """The ratio of two means over the same pairs, with a percentile bootstrap interval over the pairs.
+    """The ratio of two means over the same pairs, with a bootstrap-t interval over the pairs.
 
     numerator     (..., P)
     denominator   (..., P) or (P,); 1 for plain means
 
     Returns Estimates of shape (...). Every row is resampled with the same pairs, so that rows stay comparable. Raises
     ValueError without pairs, and where resampled denominators reach zero or change sign: such a ratio has no interval.
+
+    Each resample's deviation from the ratio is divided by that resample's own standard error (Efron & Tibshirani 1993,
+    "An Introduction to the Bootstrap", section 12.5). On small, skewed samples this covers where a percentile interval
+    is too short: 94 % against 91 % on 30 pairs of a trained model, and stage `planted` measures it anew. An end never
+    lies beyond the most extreme resample, which bounds it where resamples without any spread occur.
     """
-    numerator = np.asarray(numerator, dtype=float)
-    pairs = numerator.shape[-1]
-    denominator = np.broadcast_to(denominator, np.broadcast_shapes(np.shape(denominator), (pairs,)))
-    total = denominator.sum(-1)
-    resampled = []
-    for counts in _resampled_counts(pairs, resamples, rng):
-        resampled_total = denominator @ counts
-        if (resampled_total * total[..., None] <= 0).any():
-            raise ValueError(
-                "the denominators' mean is too close to zero for a ratio: it changes sign from resample to resample; "
-                "take more pairs, or only pairs with a clear denominator"
-            )
-        resampled.append(numerator @ counts / resampled_total)
-    return Estimates(numerator.sum(-1) / total, *_percentiles(np.concatenate(resampled, axis=-1), level))
+    ratio = _Studentised.of(numerator, denominator, resamples, rng)
+    upper, lower = _percentiles(ratio.t, level)[::-1]
+    low = np.maximum(ratio.value - ratio.error * upper, ratio.least)
+    high = np.minimum(ratio.value - ratio.error * lower, ratio.most)
+    return Estimates(ratio.value, low, high)
+
+
+def bootstrap_test(
+    numerator: np.ndarray,
+    denominator: np.ndarray | float,
+    threshold: float,
+    resamples: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """The p-value of a ratio's being above a threshold, by the bootstrap-t of `bootstrap_ratio`: (...).
+
+    It is two-sided, that is twice the share of resamples that deviate upwards at least as far: a single test at 5 % then
+    says the same as a 95 % interval whose lower end is above the threshold. A ratio below the threshold has the p-value
+    1. No p-value is below 2 / (resamples + 1), so M corrected tests at level a need more than 2 M / a resamples.
+    Arguments and errors are those of `bootstrap_ratio`.
+    """
+    ratio = _Studentised.of(numerator, denominator, resamples, rng)
+    above = ratio.value - threshold
+    with np.errstate(divide="ignore", invalid="ignore"):
+        observed = np.where(ratio.error > 0, above / ratio.error, np.where(above > 0, np.inf, -np.inf))
+    extreme = (ratio.t >= observed[..., None]).sum(-1)
+    return np.where(above > 0, np.minimum(1.0, 2 * (extreme + 1) / (resamples + 1)), 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Studentised:
+    """Ratios of means, (...), and how far they deviate in resamples of the pairs.
+
+    error         the standard error, by the delta method
+    t             (..., resamples) deviations, each in units of its own resample's standard error
+    least, most   the smallest and the largest resampled ratio
+    """
+
+    value: np.ndarray
+    error: np.ndarray
+    t: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+
+    @classmethod
+    def of(
+        cls, numerator: np.ndarray, denominator: np.ndarray | float, resamples: int, rng: np.random.Generator
+    ) -> _Studentised:
+        numerator = np.asarray(numerator, dtype=float)
+        pairs = numerator.shape[-1]
+        denominator = np.broadcast_to(denominator, np.broadcast_shapes(np.shape(denominator), (pairs,)))
+        total = denominator.sum(-1)
+        value = numerator.sum(-1) / np.where(total, total, np.nan)  # a total of zero is refused below
+        residual = numerator - value[..., None] * denominator
+        squares, products = residual**2, residual * denominator
+        t = []
+        least, most = np.full_like(value, np.inf), np.full_like(value, -np.inf)
+        for counts in _resampled_counts(pairs, resamples, rng):
+            resampled_total = denominator @ counts
+            if (resampled_total * total[..., None] <= 0).any():
+                raise ValueError(
+                    "the denominators' mean is too close to zero for a ratio: it changes sign from resample to "
+                    "resample; take more pairs, or only pairs with a clear denominator"
+                )
+            deviation = residual @ counts / resampled_total
+            # The squared residuals from the resample's own ratio, written out so that rows share the products.
+            variance = squares @ counts - 2 * deviation * (products @ counts) + deviation**2 * (denominator**2 @ counts)
+            error = np.sqrt(np.maximum(variance, np.finfo(float).tiny)) / np.abs(resampled_total)
+            t.append(deviation / error)
+            least = np.minimum(least, value + deviation.min(-1))
+            most = np.maximum(most, value + deviation.max(-1))
+        return cls(value, np.sqrt(squares.sum(-1)) / np.abs(total), np.concatenate(t, axis=-1), least, most)
 
 
 def sign_test(a: np.ndarray, b: np.ndarray, alternative: str = "two-sided") -> float:
