@@ -188,12 +188,16 @@ def sign_test(a: np.ndarray, b: np.ndarray, alternative: str = "two-sided") -> f
     exact test. Sources: Dixon & Mood 1946, "The statistical sign test"; McNemar 1947, "Note on the sampling error of
     the difference between correlated proportions or percentages". Raises ValueError for arrays of different shapes.
     """
+    return float(sign_tests(a, b, alternative))
+
+
+def sign_tests(a: np.ndarray, b: np.ndarray, alternative: str = "two-sided") -> np.ndarray:
+    """`sign_test` of every row: a and b (..., P) -> (...). A pair that is NaN on either side counts as a tie."""
     if np.shape(a) != np.shape(b):
         raise ValueError(f"a sign test needs pairs, not {np.shape(a)} and {np.shape(b)} values")
-    above, below = int(np.greater(a, b).sum()), int(np.less(a, b).sum())
-    if above + below == 0:
-        return 1.0
-    return float(stats.binomtest(above, above + below, alternative=alternative).pvalue)
+    above, below = np.greater(a, b).sum(-1), np.less(a, b).sum(-1)
+    greater, less = (stats.binom.sf(count - 1, above + below, 0.5) for count in (above, below))
+    return {"greater": greater, "less": less, "two-sided": np.minimum(1, 2 * np.minimum(greater, less))}[alternative]
 
 
 def adjusted(pvalues: np.ndarray | Mapping[str, float], method: str = "holm") -> np.ndarray | dict[str, float]:

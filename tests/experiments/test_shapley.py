@@ -160,18 +160,6 @@ def test_the_best_coalition_of_each_size_is_the_smallest_mask_among_equals():
     assert best_of_each_size(np.array([4.0])).tolist() == [0]
 
 
-def test_another_library_computes_the_same_values_and_interactions():
-    shapiq = pytest.importorskip("shapiq")
-    n = 6
-    values = np.random.default_rng(0).normal(size=2**n)
-    computer = shapiq.ExactComputer(lambda members: values[members @ (1 << np.arange(n))], n_players=n)
-    ones, pairs = computer("SV"), computer("SII", order=2)
-    assert shapley(values) == pytest.approx([ones[(i,)] for i in range(n)])
-    ours = shapley_interactions(values)
-    for i, j in combinations(range(n), 2):
-        assert ours[i, j] == pytest.approx(pairs[(i, j)])
-
-
 @pytest.mark.parametrize("solve", [shapley, shapley_interactions, best_of_each_size])
 @pytest.mark.parametrize("size", [0, 3, 65535])
 def test_a_missing_coalition_is_refused(solve, size):

@@ -16,6 +16,7 @@ from pilot.experiments.statistics import (
     clustered_rate,
     selection_frequency,
     sign_test,
+    sign_tests,
 )
 
 
@@ -233,6 +234,20 @@ def test_the_sign_test_of_booleans_is_mcnemars():
     a = np.repeat([True, False, True, False], [2, 8, 40, 50])
     b = np.repeat([False, True, True, False], [2, 8, 40, 50])
     assert sign_test(a, b) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
+def test_sign_tests_of_rows_are_scipys_binomial_tests(drawn):
+    a, b = np.array(drawn).T
+    above, below = int((a > b).sum()), int((a < b).sum())
+    for alternative in ("two-sided", "greater", "less"):
+        want = stats.binomtest(above, above + below, alternative=alternative).pvalue if above + below else 1
+        assert sign_tests(np.array([a, b]), np.array([b, b]), alternative) == pytest.approx([want, 1])
+
+
+def test_a_pair_without_a_control_is_a_tie():
+    rows, control = np.array([[1.0, 2, 3, 4]]), np.array([[0.0, np.nan, 0, np.nan]])
+    assert sign_tests(rows, control, "greater").tolist() == [1 / 4]
 
 
 def test_pairs_that_all_tie_are_no_evidence():
