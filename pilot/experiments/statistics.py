@@ -254,7 +254,8 @@ def _resampled_counts(pairs: int, resamples: int, rng: np.random.Generator) -> I
     step = max(1, 2**20 // pairs)
     for done in range(0, resamples, step):
         size = min(step, resamples - done)
-        yield rng.multinomial(pairs, np.full(pairs, 1 / pairs), size=size).T.astype(float)
+        drawn = rng.integers(pairs, size=(size, pairs)) + pairs * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * pairs).reshape(size, pairs).T.astype(float)
 
 
 def _percentiles(resampled: np.ndarray, level: float) -> np.ndarray:
