@@ -26,6 +26,7 @@ import numpy as np
 from pilot.errors import PilotError
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.statistics import adjusted, bootstrap_test, sign_tests
+from pilot.experiments.subsets import SubsetEffects
 from pilot.interventions import Intervention
 
 
@@ -49,7 +50,7 @@ class Evidence:
     def pvalues(self, min_effect: float, resamples: int, rng: np.random.Generator) -> np.ndarray:
         """Of each target's being sufficient, in denoising, or necessary, in noising; not corrected: (n,)."""
         large = bootstrap_test(self.change, self.gap, min_effect, resamples, rng)
-        return np.maximum(large, sign_tests(self.change, self.control, alternative="greater"))
+        return np.asarray(np.maximum(large, sign_tests(self.change, self.control, alternative="greater")))
 
 
 def measure_evidence(experiment: PairExperiment, heads: Sequence[Intervention]) -> Evidence:
@@ -70,24 +71,26 @@ def wrong_donor_changes(experiment: PairExperiment, interventions: Sequence[Inte
 
 
 def redundancy_pvalues(
-    denoising: np.ndarray,
-    noising: np.ndarray,
-    gap: np.ndarray,
+    denoising: SubsetEffects,
+    noising: SubsetEffects,
     min_interaction: float,
+    level: float,
     resamples: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
     """Of each two heads' being redundant, corrected for all pairs of heads: (n, n), symmetric, 1 on the diagonal.
 
-    denoising, noising   (n, n, P) Shapley interactions on the same pairs, in units of LD
-    gap                  (P,)
+    Both are of the same heads and pairs of prompts. Raises PilotError for too few resamples to tell at this `level`.
     """
-    n = len(denoising)
+    n = len(denoising.heads)
     upper = np.triu_indices(n, k=1)
-    negative = bootstrap_test(-denoising[upper], gap, min_interaction, resamples, rng)
-    positive = bootstrap_test(noising[upper], gap, min_interaction, resamples, rng)
+    check_resamples(resamples, len(upper[0]), level)
+    pvalues = [
+        bootstrap_test(sign * effects.pair_interactions[upper], effects.gap, min_interaction, resamples, rng)
+        for sign, effects in ((-1, denoising), (1, noising))
+    ]
     result = np.ones((n, n))
-    result[upper] = adjusted(np.maximum(negative, positive), "holm")
+    result[upper] = adjusted(np.maximum(*pvalues), "holm")
     return np.minimum(result, result.T)
 
 

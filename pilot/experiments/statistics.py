@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 from scipy import stats
@@ -122,9 +123,10 @@ def bootstrap_test(
 ) -> np.ndarray:
     """The p-value of a ratio's being above a threshold, by the bootstrap-t of `bootstrap_ratio`: (...).
 
-    It is two-sided, that is twice the share of resamples that deviate upwards at least as far: a single test at 5 % then
-    says the same as a 95 % interval whose lower end is above the threshold. A ratio below the threshold has the p-value
-    1. No p-value is below 2 / (resamples + 1), so M corrected tests at level a need more than 2 M / a resamples.
+    It is two-sided, that is twice the share of resamples that deviate upwards at least as far: a single test at 5 %
+    then says the same as a 95 % interval whose lower end is above the threshold. A ratio below the threshold has the
+    p-value 1. No p-value is below 2 / (resamples + 1), so M corrected tests at level a need more than 2 M / a
+    resamples.
     Arguments and errors are those of `bootstrap_ratio`.
     """
     ratio = _Studentised.of(numerator, denominator, resamples, rng)
@@ -197,9 +199,14 @@ def sign_tests(a: np.ndarray, b: np.ndarray, alternative: str = "two-sided") -> 
         raise ValueError(f"a sign test needs pairs, not {np.shape(a)} and {np.shape(b)} values")
     above, below = np.greater(a, b).sum(-1), np.less(a, b).sum(-1)
     greater, less = (stats.binom.sf(count - 1, above + below, 0.5) for count in (above, below))
-    return {"greater": greater, "less": less, "two-sided": np.minimum(1, 2 * np.minimum(greater, less))}[alternative]
+    pvalues = {"greater": greater, "less": less, "two-sided": np.minimum(1, 2 * np.minimum(greater, less))}
+    return np.asarray(pvalues[alternative])
 
 
+@overload
+def adjusted(pvalues: Mapping[str, float], method: str = "holm") -> dict[str, float]: ...
+@overload
+def adjusted(pvalues: np.ndarray, method: str = "holm") -> np.ndarray: ...
 def adjusted(pvalues: np.ndarray | Mapping[str, float], method: str = "holm") -> np.ndarray | dict[str, float]:
     """The p-values of M tests, (M,) or by name, corrected for there being M of them; returned as they came.
 
@@ -209,7 +216,7 @@ def adjusted(pvalues: np.ndarray | Mapping[str, float], method: str = "holm") ->
     discovery rate"). Raises ValueError for another method and for what is no p-value.
     """
     if isinstance(pvalues, Mapping):
-        return dict(zip(pvalues, adjusted(list(pvalues.values()), method).tolist(), strict=True))
+        return dict(zip(pvalues, adjusted(np.array(list(pvalues.values())), method).tolist(), strict=True))
     pvalues = np.asarray(pvalues, dtype=float)
     if not ((pvalues >= 0) & (pvalues <= 1)).all():
         raise ValueError("p-values must lie between 0 and 1")
@@ -219,7 +226,7 @@ def adjusted(pvalues: np.ndarray | Mapping[str, float], method: str = "holm") ->
         result[order] = np.maximum.accumulate(pvalues[order] * np.arange(len(pvalues), 0, -1)).clip(max=1)
         return result
     if method == "benjamini-hochberg":
-        return stats.false_discovery_control(pvalues)
+        return np.asarray(stats.false_discovery_control(pvalues))
     raise ValueError(f"unknown correction {method!r}: holm or benjamini-hochberg")
 
 
@@ -244,7 +251,7 @@ def _resampled_means(values: np.ndarray, resamples: int, rng: np.random.Generato
     # A resample is how often each distinct value is drawn: a multinomial, cheap for the few values of a
     # difference between right and wrong answers.
     distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
-    return rng.multinomial(len(values), counts / counts.sum(), size=resamples) @ distinct / len(values)
+    return np.asarray(rng.multinomial(len(values), counts / counts.sum(), size=resamples) @ distinct / len(values))
 
 
 def _resampled_counts(pairs: int, resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
@@ -260,4 +267,4 @@ def _resampled_counts(pairs: int, resamples: int, rng: np.random.Generator) -> I
 
 def _percentiles(resampled: np.ndarray, level: float) -> np.ndarray:
     """The ends of the interval, (2, ...), of resampled (..., resamples)."""
-    return np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=-1)
+    return np.asarray(np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2], axis=-1))

@@ -116,7 +116,5 @@ def draw_pairs(circuit: Circuit, n_pairs: int, rng: np.random.Generator) -> list
     tokens = rng.integers(2 * N_NUISANCES, size=(2, n_pairs, SEQ_LEN))
     tokens[:, :, circuit.signal] = tokens[:, :, circuit.signal] // 2 * 2 + np.stack([clean_bit, 1 - clean_bit])
     tokens[:, :, READ] = tokens[0, :, READ] // 2 * 2 + clean_bit
-    return [
-        TokenPair(*(Prompt(tuple(ids), (ids[circuit.signal] % 2,)) for ids in sides), edit=circuit.kind.name)
-        for sides in zip(*tokens.tolist(), strict=True)
-    ]
+    clean, corrupt = ([Prompt(tuple(ids), (ids[circuit.signal] % 2,)) for ids in side] for side in tokens.tolist())
+    return [TokenPair(*sides, circuit.kind.name) for sides in zip(clean, corrupt, strict=True)]

@@ -103,7 +103,7 @@ _CODES = tuple(
     PlantedHead(Channel.AT_SIGNAL, Channel.CODE, Channel.MISMATCH, size, ("necessary", "position"))
     for size in (_SPREAD, -_SPREAD)
 )
-_BOTH = {Channel.FIRST: 1.0, Channel.SECOND: 1.0}  # and at the last position BIT, the clean answer
+_BOTH: dict[int, float] = {Channel.FIRST: 1.0, Channel.SECOND: 1.0}  # and at the last position BIT, the clean answer
 
 KINDS = {
     kind.name: kind

@@ -14,8 +14,8 @@ from pilot.experiments.effects import PairExperiment
 from pilot.experiments.evidence import Evidence, measure_evidence, redundancy_pvalues
 from pilot.experiments.planted.circuits import SEQ_LEN, Circuit, draw_pairs
 from pilot.experiments.planted.weights import plant
-from pilot.experiments.shapley import shapley, shapley_interactions
 from pilot.experiments.statistics import adjusted, bootstrap_test
+from pilot.experiments.subsets import SubsetEffects
 from pilot.inputs.pairs import DIRECTIONS
 from pilot.interventions import HeadPatch, Intervention, head_subsets, single_heads, single_positions
 from pilot.sweep import SweepEngine
@@ -65,26 +65,23 @@ class HeadMeasurements:
 
 @dataclass(frozen=True, eq=False)
 class SetMeasurements:
-    """Of all sets of heads: Shapley values (n, P) in denoising, interactions (n, n, P) in each direction, the gap (P,)."""
+    """Of all sets of heads, in each direction."""
 
-    heads: Intervention
-    shapley: np.ndarray
-    interactions: dict[str, np.ndarray]
-    gap: np.ndarray
+    subsets: dict[str, SubsetEffects]
 
     @classmethod
     def of(cls, experiments: dict[str, PairExperiment]) -> SetMeasurements:
-        one = experiments["denoising"]
-        heads = tuple(head for (head,) in single_heads(one.engine.model.config))
-        changes = {name: experiment.changes(head_subsets(heads)) for name, experiment in experiments.items()}
-        interactions = {name: shapley_interactions(change) for name, change in changes.items()}
-        return cls(heads, shapley(changes["denoising"]), interactions, one.gap)
+        subsets = {}
+        for direction, experiment in experiments.items():
+            heads = tuple(head for (head,) in single_heads(experiment.engine.model.config))
+            subsets[direction] = SubsetEffects(heads, experiment.changes(head_subsets(heads)), experiment.gap)
+        return cls(subsets)
 
     def words(self, index: np.ndarray, rule: Rule, rng: np.random.Generator) -> Words:
         """The heads called redundant on the pairs of these numbers."""
-        of_pairs = (self.interactions[direction][..., index] for direction in DIRECTIONS)
-        pvalues = redundancy_pvalues(*of_pairs, self.gap[index], rule.min_interaction, rule.resamples, rng)
-        return {"redundant": _those(self.heads, (pvalues < rule.level).any(1))}
+        subsets = [self.subsets[direction].take(index) for direction in DIRECTIONS]
+        pvalues = redundancy_pvalues(*subsets, rule.min_interaction, rule.level, rule.resamples, rng)
+        return {"redundant": _those(subsets[0].heads, (pvalues < rule.level).any(1))}
 
 
 @dataclass(frozen=True, eq=False)

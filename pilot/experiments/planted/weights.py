@@ -49,8 +49,9 @@ def plant(circuit: Circuit, rng: np.random.Generator, noise: float) -> PilotTran
     model = PilotTransformer(circuit.config).eval()
     for parameter in model.parameters():
         parameter.zero_()
-    for norm in (model.ln_final, *(norm for block in model.blocks for norm in (block.ln1, block.ln2))):
-        norm.weight.fill_(_CONSTANT_SIZE / N_CHANNELS**0.5)
+    for norm in model.modules():
+        if isinstance(norm, torch.nn.LayerNorm):
+            norm.weight.fill_(_CONSTANT_SIZE / N_CHANNELS**0.5)
     _embed(model, circuit, rng)
     for (layer, head), (mark, copies) in _heads(circuit, rng).items():
         _attend_and_copy(model.blocks[layer], head, mark, copies)
