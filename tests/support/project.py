@@ -37,7 +37,7 @@ TINY = {
     },
     "ablate": {"resamples": 200},
     "select": {"top_k": 2},
-    "counterfactual": {"resamples": 500, "random_sets": 5, "exhaustive_pairs": 6},
+    "counterfactual": {"resamples": 1500, "random_sets": 5, "exhaustive_pairs": 6},
 }
 
 
