@@ -63,7 +63,8 @@ def _shared_work(processes: int) -> Iterator[Each[Any]]:
     """Calls a function with each of many arguments, in processes of one thread each; results are in order."""
 
     def each(label: str, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
-        results = pool.map(function, *zip(*arguments, strict=True)) if pool else map(function, *zip(*arguments))
+        by_parameter = zip(*arguments, strict=True)
+        results = pool.map(function, *by_parameter) if pool else map(function, *by_parameter)
         return list(tqdm(results, desc=label, total=len(arguments), unit="circuit", disable=None))
 
     threads = torch.get_num_threads()
@@ -150,7 +151,7 @@ def _coverage(by_kind: Sequence[Mapping[str, Mapping[int, np.ndarray]]]) -> dict
 
 
 def _enough(powers: Mapping[float, Mapping[str, Mapping[int, Estimate]]]) -> dict[str, dict[str, int]]:
-    """By word and effect the fewest pairs of those tried that are enough; an effect that none is enough for is left out."""
+    """By word and effect the fewest pairs of those tried that are enough; none of them: the effect is left out."""
     enough: dict[str, dict[str, int]] = {}
     for effect, by_word in powers.items():
         for word, by_pairs in by_word.items():

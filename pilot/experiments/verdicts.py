@@ -76,7 +76,10 @@ def measure_targets(
     """
     if len(experiment) < FEWEST:
         raise PilotError(f"{len(experiment)} pair: an interval needs at least {FEWEST}")
-    check_resamples(params.resamples, len(targets), params.level)
+    names = {patch.name for patch in targets["all_heads"]}
+    heads = [i for i, name in enumerate(targets) if name in names]
+    tested = [i for i, name in enumerate(targets) if name in names or name == "top_k"]
+    check_resamples(params.resamples, len(tested), params.level)
     rng = np.random.default_rng(params.seed)
     interventions = list(targets.values())
     random_sets = _random_sets(targets, params.random_sets, rng)
@@ -100,9 +103,6 @@ def measure_targets(
         for i, name in enumerate(targets):
             rows[name]["wrong_donor"] = asdict(wrong_recovery[i])
 
-    names = {patch.name for patch in targets["all_heads"]}
-    heads = [i for i, name in enumerate(targets) if name in names]
-    tested = [i for i, name in enumerate(targets) if name in names or name == "top_k"]
     if experiment.direction == "denoising":
         control = wrong[tested]
     else:

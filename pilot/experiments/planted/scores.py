@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pilot.experiments.planted.circuits import Circuit, random_circuit
-from pilot.experiments.planted.kinds import KINDS, WORDS, Kind, shared
+from pilot.experiments.planted.circuits import random_circuit
+from pilot.experiments.planted.kinds import KINDS, WORDS, shared
 from pilot.experiments.planted.measurements import (
     HeadMeasurements,
     PositionMeasurements,
