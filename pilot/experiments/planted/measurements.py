@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pilot.experiments.effects import PairExperiment
-from pilot.experiments.evidence import Evidence, measure_evidence, redundancy_pvalues
+from pilot.experiments.evidence import Evidence, check_resamples, measure_evidence, redundancy_pvalues
 from pilot.experiments.planted.circuits import SEQ_LEN, Circuit, draw_pairs
 from pilot.experiments.planted.weights import plant
 from pilot.experiments.statistics import adjusted, bootstrap_test
@@ -55,6 +55,7 @@ class HeadMeasurements:
 
     def words(self, index: np.ndarray, rule: Rule, rng: np.random.Generator) -> Words:
         """The heads called sufficient and necessary on the pairs of these numbers."""
+        check_resamples(rule.resamples, len(self.heads), rule.level)
         names = {"denoising": "sufficient", "noising": "necessary"}
         found = {}
         for direction, evidence in self.evidence.items():
@@ -99,6 +100,7 @@ class PositionMeasurements:
 
     def words(self, index: np.ndarray, rule: Rule, rng: np.random.Generator) -> Words:
         """The positions with an effect above `min_effect`, on the pairs of these numbers."""
+        check_resamples(rule.resamples, len(self.cells), rule.level)
         p = bootstrap_test(self.change[:, index], self.gap[index], rule.min_effect, rule.resamples, rng)
         return {"position": _those(self.cells, adjusted(p, "holm") < rule.level)}
 
