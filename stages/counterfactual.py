@@ -157,8 +157,8 @@ def _of_all_subsets(
     # In this process, the main one, no set is missing.
     subsets = {direction: cast("dict[str, SubsetEffects]", all_subsets(direction)) for direction in DIRECTIONS}
     rng = np.random.default_rng(params.seed)
-    confirm = [subsets[direction]["confirm"] for direction in DIRECTIONS]
-    pvalues = redundancy_pvalues(*confirm, params.min_interaction, params.level, params.resamples, rng)
+    denoising, noising = (subsets[direction]["confirm"] for direction in DIRECTIONS)
+    pvalues = redundancy_pvalues(denoising, noising, params.min_interaction, params.level, params.resamples, rng)
     for name, partners in zip(names, pvalues < params.level, strict=True):
         verdict[name]["redundant"] = int(partners.any())
     shapley = {}

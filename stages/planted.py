@@ -20,7 +20,17 @@ from pilot.errors import PilotError
 from pilot.experiments.params import CounterfactualParams, PlantedParams, SweepParams
 from pilot.experiments.planted.kinds import KINDS, WORDS
 from pilot.experiments.planted.measurements import Rule
-from pilot.experiments.planted.scores import Placement, Setting, covered, judge_null, judge_placement, power, rate
+from pilot.experiments.planted.scores import (
+    Covered,
+    Placement,
+    Power,
+    Setting,
+    covered,
+    judge_null,
+    judge_placement,
+    power,
+    rate,
+)
 from pilot.experiments.statistics import Estimate, clustered_rate
 from pilot.runtime.cli import Parser, command
 from pilot.runtime.files import write_csv, write_json
@@ -50,8 +60,13 @@ def main(argv: list[str] | None = None) -> None:
     rule = Rule(judged_by.min_effect, judged_by.min_interaction, judged_by.level, params.resamples)
     impl = load_section(args.config, "sweep", SweepParams).impl
     setting = Setting(rule, params.noise, judged_by.exhaustive_pairs, impl)
+    seeds = _Seeds(params.seed)
     with _shared_work(args.processes) as each:
-        results, curve = _results(params, setting, each)
+        results = _circuits(params, setting, seeds, each)
+        results |= _false_positives(params, setting, seeds, each)
+        results |= _coverage(params, setting, seeds, each)
+        power_results, curve = _power(params, setting, seeds, each)
+    results |= power_results
     write_csv(args.metrics_dir / "planted_power.csv", POWER, curve)
     write_json(args.metrics_dir / "planted.json", results)
     _print(results)
@@ -80,54 +95,85 @@ def _shared_work(processes: int) -> Iterator[Each[Any]]:
             pool.shutdown(cancel_futures=True)
 
 
-def _results(params: PlantedParams, setting: Setting, each: Each[Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What planted.json and planted_power.csv hold."""
+class _Seeds:
+    """A seed of its own for every circuit, by the group that it belongs to."""
 
-    def seeds(group: int, number: int) -> list[tuple[int, int, int]]:
-        return [(params.seed, group, i) for i in range(number)]
+    def __init__(self, seed: int):
+        self.seed, self.groups = seed, 0
 
-    results: dict[str, Any] = {"placements": params.placements, "nulls": params.nulls, "circuits": {}, "stability": {}}
-    for group, kind in enumerate(KINDS):
-        tasks = [(kind, seed, params.pairs, setting) for seed in seeds(group, params.placements)]
+    def group(self, size: int) -> list[tuple[int, int, int]]:
+        self.groups += 1
+        return [(self.seed, self.groups, i) for i in range(size)]
+
+
+def _circuits(params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[Placement]) -> dict[str, Any]:
+    """How well the words fit, by kind of circuit, number of pairs and word; and how stable a selection would be."""
+    circuits, stability = {}, {}
+    for kind in KINDS:
+        tasks = [(kind, seed, params.pairs, setting) for seed in seeds.group(params.placements)]
         placements = each(kind, judge_placement, tasks)
-        results["circuits"][kind] = {str(size): _words(placements, size) for size in params.pairs}
-        if placements[0].stability[params.pairs[0]] is not None:
-            results["stability"][kind] = {
-                str(size): float(np.mean([placement.stability[size] for placement in placements]))
-                for size in params.pairs
-            }
-    results["false_positives"] = {}
-    for group, kind in enumerate(NULLS, start=len(KINDS)):
-        tasks = [(kind, seed, params.null_pairs, setting) for seed in seeds(group, params.nulls)]
+        circuits[kind] = {str(size): _words(placements, size) for size in params.pairs}
+        shares = {str(size): [placement.stability[size] for placement in placements] for size in params.pairs}
+        if None not in shares[str(params.pairs[0])]:
+            stability[kind] = {size: float(np.mean(by_size)) for size, by_size in shares.items()}
+    return {"placements": params.placements, "circuits": circuits, "stability": stability}
+
+
+def _false_positives(
+    params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[dict[str, bool]]
+) -> dict[str, Any]:
+    """How often a word is given wrongly in a circuit, by kind of null circuit, number of pairs and word."""
+    rates = {}
+    for kind in NULLS:
+        tasks = [(kind, seed, params.null_pairs, setting) for seed in seeds.group(params.nulls)]
         mistaken = each(f"no heads: {kind}", judge_null, tasks)
-        results["false_positives"][kind] = {
+        rates[kind] = {
             str(params.null_pairs): {word: asdict(rate(null[word] for null in mistaken)) for word in mistaken[0]}
         }
-    each_kind = -(-params.simulations // len(KINDS))
-    results["simulations"] = each_kind * len(KINDS)
-    group = len(KINDS) + len(NULLS)
+    return {"nulls": params.nulls, "false_positives": rates}
+
+
+def _coverage(params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[Covered]) -> dict[str, Any]:
+    """How often intervals hold the truth, by what they are of and the number of pairs; those of a sample are related."""
+    simulations = -(-params.simulations // len(KINDS))
     tasks = [
-        (kind, seed, params.coverage_pairs, each_kind, setting)
-        for kind, seed in zip(KINDS, seeds(group, len(KINDS)), strict=True)
+        (kind, seed, params.coverage_pairs, simulations, setting)
+        for kind, seed in zip(KINDS, seeds.group(len(KINDS)), strict=True)
     ]
-    results["coverage"] = _coverage(each("coverage", covered, tasks))
+    by_kind = each("coverage", covered, tasks)
+    coverage: dict[str, dict[str, dict[str, float]]] = {}
+    for name, by_size in by_kind[0].items():
+        coverage[name] = {}
+        for size in by_size:
+            held = [sample for of_kind in by_kind for sample in of_kind[name][size]]
+            sample = np.repeat(np.arange(len(held)), [len(intervals) for intervals in held])
+            coverage[name][str(size)] = asdict(clustered_rate(np.concatenate(held), sample))
+    return {"simulations": simulations * len(KINDS), "coverage": coverage}
+
+
+def _power(
+    params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[Power]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The fewest of the numbers of pairs that are enough, by word and effect, where any is; and the whole curve."""
     tasks = [
         (effect, seed, params.power_pairs, params.power_samples, setting)
-        for effect, seed in zip(params.power_effects, seeds(group + 1, len(params.power_effects)), strict=True)
+        for effect, seed in zip(params.power_effects, seeds.group(len(params.power_effects)), strict=True)
     ]
-    powers = dict(zip(params.power_effects, each("power", power, tasks), strict=True))
     curve = [
         {"word": word, "effect": effect, "pairs": pairs, **asdict(estimate)}
-        for effect, by_word in powers.items()
+        for effect, by_word in zip(params.power_effects, each("power", power, tasks), strict=True)
         for word, by_pairs in by_word.items()
         for pairs, estimate in by_pairs.items()
     ]
-    results["power"] = _enough(powers)
-    return results, curve
+    enough: dict[str, dict[str, int]] = {word: {} for word in ("sufficient", "necessary")}
+    for point in sorted(curve, key=lambda point: -point["pairs"]):
+        if point["value"] >= ENOUGH:
+            enough[point["word"]][f"{point['effect']:g}"] = point["pairs"]
+    return {"power": {word: dict(sorted(by_effect.items())) for word, by_effect in enough.items()}}, curve
 
 
 def _words(placements: Sequence[Placement], size: int) -> dict[str, dict[str, float]]:
-    counts = {}
+    counts: dict[str, dict[str, float]] = {}
     for word in WORDS:
         tallies = [placement.tallies[size][word] for placement in placements]
         earned, right, false = (sum(getattr(tally, name) for tally in tallies) for name in ("earned", "right", "false"))
@@ -136,29 +182,6 @@ def _words(placements: Sequence[Placement], size: int) -> dict[str, dict[str, fl
             "earned": earned, "right": right, "missed": earned - right, "false": false, "exact": exact
         }  # fmt: skip
     return counts
-
-
-def _coverage(by_kind: Sequence[Mapping[str, Mapping[int, np.ndarray]]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Over all intervals of all samples; those of one sample are related."""
-    coverage: dict[str, dict[str, dict[str, float]]] = {}
-    for name, by_size in by_kind[0].items():
-        coverage[name] = {}
-        for size in by_size:
-            held = [sample for covered in by_kind for sample in covered[name][size]]
-            sample = np.repeat(np.arange(len(held)), [len(intervals) for intervals in held])
-            coverage[name][str(size)] = asdict(clustered_rate(np.concatenate(held), sample))
-    return coverage
-
-
-def _enough(powers: Mapping[float, Mapping[str, Mapping[int, Estimate]]]) -> dict[str, dict[str, int]]:
-    """By word and effect the fewest pairs of those tried that are enough; none of them: the effect is left out."""
-    enough: dict[str, dict[str, int]] = {}
-    for effect, by_word in powers.items():
-        for word, by_pairs in by_word.items():
-            found = enough.setdefault(word, {})
-            if sizes := [size for size, estimate in by_pairs.items() if estimate.value >= ENOUGH]:
-                found[f"{effect:g}"] = min(sizes)
-    return enough
 
 
 def _print(results: Mapping[str, Any]) -> None:

@@ -80,9 +80,10 @@ class SetMeasurements:
 
     def words(self, index: np.ndarray, rule: Rule, rng: np.random.Generator) -> Words:
         """The heads called redundant on the pairs of these numbers."""
-        subsets = [self.subsets[direction].take(index) for direction in DIRECTIONS]
-        pvalues = redundancy_pvalues(*subsets, rule.min_interaction, rule.level, rule.resamples, rng)
-        return {"redundant": _those(subsets[0].heads, (pvalues < rule.level).any(1))}
+        denoising, noising = (self.subsets[direction].take(index) for direction in DIRECTIONS)
+        pvalues = redundancy_pvalues(denoising, noising, rule.min_interaction, rule.level, rule.resamples, rng)
+        partners: np.ndarray = pvalues < rule.level
+        return {"redundant": _those(denoising.heads, partners.any(1))}
 
 
 @dataclass(frozen=True, eq=False)

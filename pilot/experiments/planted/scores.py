@@ -34,6 +34,8 @@ NULL_SIZE = (5, 2)  # ten heads share the answer
 POPULATION = 4096  # pairs that samples are drawn from: their own recovery is the truth
 
 Seed = Sequence[int]
+Covered = dict[str, dict[int, np.ndarray]]
+Power = dict[str, dict[int, Estimate]]
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def judge_null(kind: str, seed: Seed, pairs: int, setting: Setting) -> dict[str,
     rng = np.random.default_rng(seed)
     if kind == "shared":
         circuit = random_circuit(shared(NULL_SIZE[0] * NULL_SIZE[1], setting.rule.min_effect), *NULL_SIZE, rng)
-        words = ("sufficient", "necessary", "redundant")
+        words: tuple[str, ...] = ("sufficient", "necessary", "redundant")
     else:
         circuit = random_circuit(KINDS[kind], *SIZES[rng.integers(len(SIZES))], rng)
         words = ("sufficient",)
@@ -126,10 +128,9 @@ def judge_null(kind: str, seed: Seed, pairs: int, setting: Setting) -> dict[str,
     return {word: Tally.of(found, wanted, word).false > 0 for word in words}
 
 
-def covered(
-    kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int, setting: Setting
-) -> dict[str, dict[int, np.ndarray]]:
-    """Which 95 % intervals of a circuit's recoveries and Shapley values hold the truth: (simulations, intervals) bool.
+def covered(kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int, setting: Setting) -> Covered:
+    """Which 95 % intervals of a circuit's recoveries and Shapley values hold the truth: by name ("recovery" or
+    "shapley") and number of pairs (simulations, intervals) bool.
 
     Samples of pairs are drawn from POPULATION of them, by whose own ratio of means they are judged.
     """
@@ -140,7 +141,7 @@ def covered(
     changes = {"recovery": HeadMeasurements.of(experiments).evidence["denoising"].change,
                "shapley": shapley(subsets.change)}  # fmt: skip
     gap = subsets.gap
-    result: dict[str, dict[int, np.ndarray]] = {name: {} for name in changes}
+    result: Covered = {name: {} for name in changes}
     for size in sample_sizes:
         index = rng.integers(POPULATION, size=(simulations, size))
         for name, change in changes.items():
@@ -150,9 +151,7 @@ def covered(
     return result
 
 
-def power(
-    recovery: float, seed: Seed, sample_sizes: Sequence[int], samples: int, setting: Setting
-) -> dict[str, dict[int, Estimate]]:
+def power(recovery: float, seed: Seed, sample_sizes: Sequence[int], samples: int, setting: Setting) -> Power:
     """How often a head of this recovery, the others sharing the rest, is called sufficient and necessary.
 
     By word and number of pairs, over samples drawn from POPULATION pairs.
@@ -161,7 +160,7 @@ def power(
     circuit = random_circuit(shared(NULL_SIZE[0] * NULL_SIZE[1], recovery), *NULL_SIZE, rng)
     measured = HeadMeasurements.of(plant_and_pair(circuit, POPULATION, setting.noise, rng, setting.impl))
     head = expected(circuit, setting.rule.min_effect)["sufficient"][0]
-    result: dict[str, dict[int, Estimate]] = {"sufficient": {}, "necessary": {}}
+    result: Power = {"sufficient": {}, "necessary": {}}
     for size in sample_sizes:
         found = [measured.words(index, setting.rule, rng) for index in rng.integers(POPULATION, size=(samples, size))]
         for word, by_size in result.items():

@@ -53,10 +53,11 @@ def plant(circuit: Circuit, rng: np.random.Generator, noise: float) -> PilotTran
         if isinstance(norm, torch.nn.LayerNorm):
             norm.weight.fill_(_CONSTANT_SIZE / N_CHANNELS**0.5)
     _embed(model, circuit, rng)
+    blocks = [block for block in model.blocks if isinstance(block, Block)]
     for (layer, head), (mark, copies) in _heads(circuit, rng).items():
-        _attend_and_copy(model.blocks[layer], head, mark, copies)
+        _attend_and_copy(blocks[layer], head, mark, copies)
     residues = (Step({Channel.RESIDUE + k: 1.0}, output=noise * _OF_RESIDUES) for k in range(N_RESIDUES))
-    _decide(model.blocks[-1], [*circuit.kind.steps, *residues])
+    _decide(blocks[-1], [*circuit.kind.steps, *residues])
     _unembed(model)
     return model
 
