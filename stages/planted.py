@@ -108,14 +108,16 @@ class _Seeds:
 
 def _circuits(params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[Placement]) -> dict[str, Any]:
     """How well the words fit, by kind of circuit, number of pairs and word; and how stable a selection would be."""
-    circuits, stability = {}, {}
+    circuits: dict[str, dict[str, Any]] = {}
+    stability: dict[str, dict[str, float]] = {}
     for kind in KINDS:
         tasks = [(kind, seed, params.pairs, setting) for seed in seeds.group(params.placements)]
         placements = each(kind, judge_placement, tasks)
         circuits[kind] = {str(size): _words(placements, size) for size in params.pairs}
-        shares = {str(size): [placement.stability[size] for placement in placements] for size in params.pairs}
-        if None not in shares[str(params.pairs[0])]:
-            stability[kind] = {size: float(np.mean(by_size)) for size, by_size in shares.items()}
+        for size in params.pairs:
+            shares = [placement.stability[size] for placement in placements]
+            if known := [share for share in shares if share is not None]:
+                stability.setdefault(kind, {})[str(size)] = float(np.mean(known))
     return {"placements": params.placements, "circuits": circuits, "stability": stability}
 
 
@@ -134,7 +136,7 @@ def _false_positives(
 
 
 def _coverage(params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[Covered]) -> dict[str, Any]:
-    """How often intervals hold the truth, by what they are of and the number of pairs; those of a sample are related."""
+    """How often intervals hold the truth, by what they are of and the number of pairs."""
     simulations = -(-params.simulations // len(KINDS))
     tasks = [
         (kind, seed, params.coverage_pairs, simulations, setting)

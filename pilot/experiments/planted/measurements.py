@@ -82,8 +82,7 @@ class SetMeasurements:
         """The heads called redundant on the pairs of these numbers."""
         denoising, noising = (self.subsets[direction].take(index) for direction in DIRECTIONS)
         pvalues = redundancy_pvalues(denoising, noising, rule.min_interaction, rule.level, rule.resamples, rng)
-        partners: np.ndarray = pvalues < rule.level
-        return {"redundant": _those(denoising.heads, partners.any(1))}
+        return {"redundant": _those(denoising.heads, pvalues.min(1) < rule.level)}
 
 
 @dataclass(frozen=True, eq=False)
