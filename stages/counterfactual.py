@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,12 @@ from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.arithmetic.pairs import read_pairs
 from pilot.arithmetic.prompts import position_labels, token_pairs
 from pilot.experiments.effects import PairExperiment
+from pilot.experiments.evidence import redundancy_pvalues
 from pilot.experiments.pairs import usable_pairs
 from pilot.experiments.params import CounterfactualParams, SweepParams
 from pilot.experiments.positions import position_map
 from pilot.experiments.selection import pipeline_targets, read_selection
-from pilot.experiments.subsets import SubsetEffects, best_sets, measure_subsets, redundant
+from pilot.experiments.subsets import SubsetEffects, best_sets, measure_subsets
 from pilot.experiments.verdicts import TargetRow, in_words, measure_targets, stability, verdicts
 from pilot.inputs.pairs import DIRECTIONS, SPLITS
 from pilot.interventions import Intervention
@@ -153,16 +154,18 @@ def _of_all_subsets(
     verdict whether it is redundant.
     """
     names = [head.name for head in sorted(ranked)]
+    # In this process, the main one, no set is missing.
+    subsets = {direction: cast("dict[str, SubsetEffects]", all_subsets(direction)) for direction in DIRECTIONS}
+    rng = np.random.default_rng(params.seed)
+    denoising, noising = (subsets[direction]["confirm"] for direction in DIRECTIONS)
+    pvalues = redundancy_pvalues(denoising, noising, params.min_interaction, params.level, params.resamples, rng)
+    for name, partners in zip(names, pvalues < params.level, strict=True):
+        verdict[name]["redundant"] = int(partners.any())
     shapley = {}
-    for direction in DIRECTIONS:
-        subsets = all_subsets(direction)
-        select, confirm = subsets["select"], subsets["confirm"]
-        assert select is not None  # this is the main process
-        assert confirm is not None
-        rng = np.random.default_rng(params.seed)
-        values = confirm.shapley(params.resamples, rng)
+    for direction, by_split in subsets.items():
+        values = by_split["confirm"].shapley(params.resamples, rng)
         shapley[direction] = {name: asdict(values[i]) for i, name in enumerate(names)}
-        interactions, pvalues = confirm.interactions(params.resamples, rng), confirm.redundancy_pvalues
+        interactions = by_split["confirm"].interactions(params.resamples, rng)
         tables["interactions"] += [
             {
                 "direction": direction,
@@ -173,13 +176,9 @@ def _of_all_subsets(
             }
             for i, j in combinations(range(len(names)), 2)
         ]
-        best = best_sets(select, confirm, ranked, params.resamples, params.seed)
+        best = best_sets(by_split["select"], by_split["confirm"], ranked, params.resamples, params.seed)
         tables["best_sets"] += [{"direction": direction, **row} for row in best]
         _print_optimism(direction, best)
-        if direction == "denoising":
-            found = redundant(interactions, pvalues, params.min_interaction, params.level)
-            for name, is_redundant in zip(names, found, strict=True):
-                verdict[name]["redundant"] = int(is_redundant)
     return shapley
 
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from pilot.runtime.schema import Count, Rate, Resamples, Section, Seed, Share
 
+SampleSize = Annotated[int, Field(ge=2, lt=2**31)]
+SampleSizes = Annotated[list[SampleSize], Field(min_length=1)]
+
 
 class AnalysisParams(Section):
     checkpoint: str
@@ -50,3 +53,18 @@ class PatchParams(Section):
 
 class ExamplesParams(Section):
     pairs: Count
+
+
+class PlantedParams(Section):
+    seed: Seed
+    placements: Count
+    pairs: SampleSizes
+    nulls: Count
+    null_pairs: SampleSize
+    simulations: Count
+    coverage_pairs: SampleSizes
+    power_effects: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    power_pairs: SampleSizes
+    power_samples: Count
+    noise: Share
+    resamples: Resamples

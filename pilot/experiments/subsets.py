@@ -20,7 +20,7 @@ import torch
 from pilot.errors import PilotError
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.shapley import best_of_each_size, shapley, shapley_interactions
-from pilot.experiments.statistics import Estimates, adjusted, bootstrap_ratio, sign_test
+from pilot.experiments.statistics import Estimates, bootstrap_ratio
 from pilot.interventions import Intervention, head_subsets
 from pilot.runtime.shards import Shards
 
@@ -41,6 +41,10 @@ class SubsetEffects:
     change: np.ndarray
     gap: np.ndarray
 
+    def take(self, index: np.ndarray) -> SubsetEffects:
+        """On the pairs of these numbers."""
+        return SubsetEffects(self.heads, self.change[:, index], self.gap[index])
+
     def recovery(self, sets: Sequence[int], resamples: int, rng: np.random.Generator) -> Estimates:
         """Of these sets, with bootstrap intervals over the pairs."""
         return bootstrap_ratio(self.change[list(sets)], self.gap, resamples, rng)
@@ -51,31 +55,17 @@ class SubsetEffects:
 
     def interactions(self, resamples: int, rng: np.random.Generator) -> Estimates:
         """Shapley interaction of each two heads: (n, n)."""
-        return bootstrap_ratio(self._interactions, self.gap, resamples, rng)
+        return bootstrap_ratio(self.pair_interactions, self.gap, resamples, rng)
 
     @cached_property
-    def _interactions(self) -> np.ndarray:
-        """On every pair, in units of LD: (n, n, P)."""
+    def pair_interactions(self) -> np.ndarray:
+        """Shapley interaction of each two heads on every pair of prompts, in units of LD: (n, n, P)."""
         return shapley_interactions(self.change)
 
     @cached_property
     def mean_recovery(self) -> np.ndarray:
         """Of each set: (2**n,)."""
         return np.asarray(self.change.sum(1, dtype=np.float64) / self.gap.sum())
-
-    @cached_property
-    def redundancy_pvalues(self) -> np.ndarray:
-        """Are two heads' interactions negative in more pairs than positive? p-values (n, n), 1 on the diagonal.
-
-        Exact sign tests over the pairs, corrected by Holm's method for all n(n-1)/2 of them: which two heads to look at
-        is not known beforehand, so the most negative interaction of many is negative by chance alone.
-        """
-        upper = np.triu_indices(len(self.heads), k=1)
-        differences = self._interactions[upper]
-        raw = np.array([sign_test(row, np.zeros_like(row), alternative="less") for row in differences])
-        result = np.ones((len(self.heads), len(self.heads)))
-        result[upper] = adjusted(raw, "holm")
-        return np.minimum(result, result.T)
 
 
 def measure_subsets(
@@ -119,16 +109,6 @@ def _sharing_order(experiment: PairExperiment) -> list[int]:
         for pair, donor in zip(experiment.pairs, experiment.donors, strict=True)
     ]
     return sorted(range(len(runs)), key=lambda i: runs[i])
-
-
-def redundant(interactions: Estimates, pvalues: np.ndarray, min_interaction: float, level: float) -> list[bool]:
-    """For each head whether another one does the same work, as in an OR: (n,).
-
-    It does where their interaction (n, n) is minus `min_interaction` or below and its corrected test is significant:
-    pvalues (n, n), as in `SubsetEffects.redundancy_pvalues`, below `level`.
-    """
-    found = (interactions.value <= -min_interaction) & (pvalues < level)
-    return [bool(partners.any()) for partners in found]
 
 
 def best_sets(

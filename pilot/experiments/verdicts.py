@@ -5,10 +5,9 @@ random, the same heads from a wrong donor (pilot.experiments.donors), and two wh
 recipient's own head outputs must change nothing; and all heads together must make the donor's run where both sides
 read the same token before their answers.
 
-A head's verdict needs a large effect and a test against the control that could explain it away. Damage alone moves the
-logit difference towards zero, so a sufficient head must do more than the same head from a wrong donor; every head does
-something in noising, so a necessary one must do more than the other heads do. Both are exact paired sign tests, one for
-each head and one for the selected heads together, corrected for their number by Holm's method.
+A head's verdict needs a large effect, and more of it than the control has that could explain it away: the rule is that
+of pilot.experiments.evidence. There is one test for each head and one for the selected heads together, corrected for
+their number by Holm's method.
 
 Shapes: n targets, P pairs.
 """
@@ -23,6 +22,7 @@ import numpy as np
 
 from pilot.errors import PilotError
 from pilot.experiments.effects import Effects, PairExperiment
+from pilot.experiments.evidence import Evidence, check_resamples, wrong_donor_changes
 from pilot.experiments.pairs import FEWEST
 from pilot.experiments.params import CounterfactualParams
 from pilot.experiments.statistics import (
@@ -31,7 +31,6 @@ from pilot.experiments.statistics import (
     bootstrap_ratio,
     clustered_rate,
     selection_frequency,
-    sign_test,
 )
 from pilot.inputs.pairs import DIRECTIONS
 from pilot.interventions import Intervention, single_heads
@@ -50,7 +49,8 @@ class TargetRow(TypedDict, total=False):
     exact_match      share of pairs in which it still gives the recipient's
     kl               mean KL divergence, in nats
     wrong_donor      recovery from wrong donors, over the pairs that have one; absent where none has, and of random sets
-    p, p_holm, p_bh  of the test of a single head or of the selected ones: as it is, and corrected in two ways
+    p, p_holm, p_bh  of a single head's, or the selected ones', being sufficient (in denoising) or necessary (in
+                     noising): as it is, and corrected in two ways
     """
 
     recovery: EstimateRow
@@ -71,11 +71,15 @@ def measure_targets(
 
     targets   interventions by name: every single head by its own name (`L2H2`), "all_heads", and any other
 
-    Raises PilotError for fewer than two pairs, and if a control whose result is known beforehand comes out otherwise:
-    then nothing here can be believed.
+    Raises PilotError for fewer than two pairs, for too few resamples to tell at `params.level`, and if a control whose
+    result is known beforehand comes out otherwise: then nothing here can be believed.
     """
     if len(experiment) < FEWEST:
         raise PilotError(f"{len(experiment)} pair: an interval needs at least {FEWEST}")
+    names = {patch.name for patch in targets["all_heads"]}
+    heads = [i for i, name in enumerate(targets) if name in names]
+    tested = [i for i, name in enumerate(targets) if name in names or name == "top_k"]
+    check_resamples(params.resamples, len(tested), params.level)
     rng = np.random.default_rng(params.seed)
     interventions = list(targets.values())
     random_sets = _random_sets(targets, params.random_sets, rng)
@@ -92,25 +96,22 @@ def measure_targets(
         name: _row(effects, members, experiment.gap, recovery, i) for i, (name, members) in enumerate(groups.items())
     }
 
-    controlled, wrong_donor = experiment.wrong_donor()
-    wrong = np.empty((n, 0))
-    if len(controlled):
-        wrong = experiment.take(controlled).changes(interventions, wrong_donor)
-        wrong_recovery = bootstrap_ratio(wrong, experiment.gap[controlled], params.resamples, rng)
+    wrong = wrong_donor_changes(experiment, interventions)
+    controlled = ~np.isnan(wrong[0])
+    if controlled.any():
+        wrong_recovery = bootstrap_ratio(wrong[:, controlled], experiment.gap[controlled], params.resamples, rng)
         for i, name in enumerate(targets):
             rows[name]["wrong_donor"] = asdict(wrong_recovery[i])
 
-    number = {name: i for i, name in enumerate(targets)}
-    heads = [number[patch.name] for patch in targets["all_heads"]]
-    tested = [*(name for name in targets if number[name] in heads), *(["top_k"] if "top_k" in targets else [])]
     if experiment.direction == "denoising":
-        against = {name: (effects.change[number[name], controlled], wrong[number[name]]) for name in tested}
+        control = wrong[tested]
     else:
-        others = {name: [i for i in heads if i != number[name]] for name in tested}
-        against = {name: (effects.change[number[name]], effects.change[others[name]].mean(0)) for name in tested}
-    pvalues = {name: sign_test(*changes, alternative="greater") for name, changes in against.items()}
+        control = np.stack([effects.change[[other for other in heads if other != i]].mean(0) for i in tested])
+    evidence = Evidence(effects.change[tested], control, experiment.gap)
+    p = evidence.pvalues(params.min_effect, params.resamples, rng).tolist()
+    pvalues = dict(zip((list(targets)[i] for i in tested), p, strict=True))
     holm, benjamini_hochberg = (adjusted(pvalues, method) for method in ("holm", "benjamini-hochberg"))
-    for name in tested:
+    for name in pvalues:
         rows[name]["p"], rows[name]["p_holm"], rows[name]["p_bh"] = pvalues[name], holm[name], benjamini_hochberg[name]
     return rows
 
@@ -156,14 +157,12 @@ def verdicts(
 ) -> dict[str, dict[str, int]]:
     """For each head whether it is sufficient (by the rows of "denoising") and necessary ("noising"): 0 or 1 each.
 
-    It is if its recovery's interval lies above `params.min_effect` and its corrected test (Holm) is significant at
-    `params.level`.
+    It is if its test, corrected by Holm's method, is significant at `params.level`.
     """
-
-    def holds(row: TargetRow) -> int:
-        return int(row["recovery"]["low"] > params.min_effect and row["p_holm"] < params.level)
-
-    return {head: {WORDS[direction]: holds(rows[direction][head]) for direction in DIRECTIONS} for head in heads}
+    return {
+        head: {WORDS[direction]: int(rows[direction][head]["p_holm"] < params.level) for direction in DIRECTIONS}
+        for head in heads
+    }
 
 
 def in_words(verdict: Mapping[str, int]) -> str:

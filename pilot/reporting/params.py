@@ -13,6 +13,7 @@ from pilot.experiments.params import (
     CounterfactualParams,
     ExamplesParams,
     PatchParams,
+    PlantedParams,
     SelectParams,
     SweepParams,
 )
@@ -33,6 +34,7 @@ class Params(Section):
     counterfactual: CounterfactualParams
     patch: PatchParams
     examples: ExamplesParams
+    planted: PlantedParams
 
     @field_validator("analysis")
     @classmethod

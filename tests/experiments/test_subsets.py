@@ -5,8 +5,7 @@ from pilot.arithmetic.pairs import read_pairs
 from pilot.arithmetic.prompts import token_pairs
 from pilot.errors import PilotError
 from pilot.experiments.effects import PairExperiment
-from pilot.experiments.statistics import Estimates
-from pilot.experiments.subsets import SubsetEffects, best_sets, measure_subsets, redundant
+from pilot.experiments.subsets import SubsetEffects, best_sets, measure_subsets
 from pilot.interventions import HeadPatch
 from pilot.models.checkpoint import load_model
 from pilot.sweep import SweepEngine
@@ -32,40 +31,11 @@ def test_values_are_shares_of_the_gap():
     assert AND.recovery([A | B], 200, RNG)[0].value == 1
 
 
-def test_heads_that_do_the_same_work_are_redundant_and_partners_are_not():
-    for effects, found in ((OR, [True, True, False]), (AND, [False, False, False])):
-        interactions = effects.interactions(200, RNG)
-        assert redundant(interactions, effects.redundancy_pvalues, min_interaction=0.02, level=0.05) == found
-
-
-def test_tests_of_redundancy_are_corrected_for_all_pairs_of_heads():
-    # Every pair of inputs agrees that A and B are redundant: 1 / 2**8, for the smallest of three tests.
-    np.testing.assert_allclose(OR.redundancy_pvalues[0, 1], 3 / 2**8)
-    assert OR.redundancy_pvalues[0, 0] == OR.redundancy_pvalues[0, 2] == 1
-    np.testing.assert_array_equal(OR.redundancy_pvalues, OR.redundancy_pvalues.T)
-
-
-def test_the_most_negative_of_many_interactions_is_negative_by_chance():
-    """Heads whose sets do nothing but noise: a test of the most negative interaction of each head finds them."""
-    rng, found, uncorrected = np.random.default_rng(0), 0, 0
-    heads = tuple(HeadPatch(0, head) for head in range(6))
-    for _ in range(200):
-        change = rng.normal(size=(2**6, 20)).astype(np.float32)
-        effects = SubsetEffects(heads, change, np.full(20, 0.5))
-        interactions = effects.interactions(100, rng)
-        found += any(redundant(interactions, effects.redundancy_pvalues, min_interaction=0.0, level=0.05))
-        uncorrected += (interactions.high < 0).any()
-    assert uncorrected > 50, "five times as often as the level says"
-    assert found <= 18  # the 99th percentile of 200 draws at 5 %
-
-
-def test_a_small_or_an_unproven_interaction_is_no_redundancy():
-    value = np.array([[0, -0.5], [-0.5, 0]])
-    interactions = Estimates(value, value - 0.1, value + 0.1)
-    sure, unsure = np.array([[1, 0.01], [0.01, 1]]), np.array([[1, 0.06], [0.06, 1]])
-    assert redundant(interactions, sure, min_interaction=0.02, level=0.05) == [True, True]
-    assert redundant(interactions, unsure, min_interaction=0.02, level=0.05) == [False, False]
-    assert redundant(interactions, sure, min_interaction=0.6, level=0.05) == [False, False]
+def test_pairs_of_prompts_can_be_taken_more_than_once():
+    effects = SubsetEffects(HEADS[:1], np.array([[0.0, 0, 0], [1, 2, 3]], dtype=np.float32), np.array([2.0, 4, 6]))
+    taken = effects.take(np.array([2, 2, 0]))
+    assert taken.change.tolist() == [[0, 0, 0], [3, 3, 1]]
+    assert taken.gap.tolist() == [6, 6, 2]
 
 
 def test_best_sets_are_chosen_on_some_pairs_and_measured_on_others():

@@ -37,7 +37,18 @@ TINY = {
     },
     "ablate": {"resamples": 200},
     "select": {"top_k": 2},
-    "counterfactual": {"resamples": 200, "random_sets": 5, "exhaustive_pairs": 6},
+    "counterfactual": {"resamples": 1500, "random_sets": 5, "exhaustive_pairs": 6},
+    "planted": {
+        "placements": 1,
+        "pairs": [20],
+        "nulls": 2,
+        "null_pairs": 20,
+        "simulations": 7,
+        "coverage_pairs": [20],
+        "power_effects": [0.9],
+        "power_pairs": [8],
+        "power_samples": 2,
+    },
 }
 
 
