@@ -35,7 +35,7 @@ from pilot.ops.toolchain import sources
 from pilot.runtime import distributed
 from pilot.runtime.cli import Parser, command, resolve_device
 from pilot.runtime.files import write_csv, write_json
-from pilot.runtime.resume import fingerprint
+from pilot.runtime.resume import arithmetic_of, fingerprint
 from pilot.runtime.schema import load_section
 from pilot.runtime.shards import Shards
 from pilot.sweep import SweepEngine
@@ -47,6 +47,17 @@ TABLES = {
     "best_sets": ("direction", "size", "set", "heads", "value", "low", "high"),
 }
 Tables = dict[str, list[dict]]
+
+# What the sweep over all sets of heads runs.
+CODE = (
+    "pilot.arithmetic",
+    "pilot.experiments",
+    "pilot.interventions",
+    "pilot.models",
+    "pilot.ops",
+    "pilot.runtime",
+    "pilot.sweep",
+)
 
 
 @command
@@ -83,7 +94,8 @@ def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: t
     )
     select, confirm = groups[MAIN_EDIT, "select"], groups[MAIN_EDIT, "confirm"]
     files = [args.checkpoint, *(sources() if impl == "fused" else ())]
-    key = fingerprint({"device": device.type, "threads": torch.get_num_threads()}, files)
+    facts = {"arithmetic": arithmetic_of(device), "rows": SweepEngine(model, impl).rows}
+    key = fingerprint(facts, [Path(__file__), *files], CODE)
     shards = Shards(args.state_dir, key)
     play_sets = partial(_play, model, select, confirm, tuple(sorted(ranked)), params, impl, shards)
     if not distributed.is_main():  # the others help with what takes long
