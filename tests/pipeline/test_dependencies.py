@@ -13,7 +13,15 @@ from support.project import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OWN = {"pilot", "stages", "tests", "support"}
-RUN_NOT_IMPORTED = {"ninja", "pybind11", "ruff", "setuptools", "pytest-benchmark"}  # tools, headers, a plugin
+TOOLS = {
+    "clang-format",
+    "import-linter",
+    "mypy",
+    "ninja",
+    "pytest-benchmark",
+    "ruff",
+    "setuptools",
+}  # run, not imported
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -46,8 +54,8 @@ def test_what_is_imported_is_declared(folder, declared):
 
 def test_what_is_declared_is_used():
     used = imported("pilot") | imported("stages")
-    assert RUNTIME - RUN_NOT_IMPORTED - used == set()
-    assert DEVELOPMENT - RUN_NOT_IMPORTED - imported("tests") == set()
+    assert RUNTIME - TOOLS - used == set()
+    assert {name for name in DEVELOPMENT if not name.startswith("types-")} - TOOLS - imported("tests") == set()
 
 
 def test_every_declared_package_has_the_version_that_it_is_tested_with():
