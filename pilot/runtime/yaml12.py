@@ -51,13 +51,13 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012, as PyYAML declares it
 
     def compose_document(self) -> Node | None:
-        event = self.peek_event()
+        event = yaml.SafeLoader.peek_event(self)
         if event.version not in (None, (1, 2)):
             raise _Refusal("the file asks for another version than YAML 1.2", event.start_mark)
         return super().compose_document()
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        event = self.peek_event()
+        event = yaml.SafeLoader.peek_event(self)
         if getattr(event, "tag", None) is not None:
             raise _Refusal(f"remove the tag {event.tag}: tags are not read", event.start_mark)
         if (
