@@ -36,7 +36,7 @@ from pilot.ops.toolchain import sources
 from pilot.runtime import distributed
 from pilot.runtime.cli import Parser, command, resolve_device
 from pilot.runtime.files import write_csv, write_json
-from pilot.runtime.resume import fingerprint
+from pilot.runtime.resume import arithmetic_of, fingerprint
 from pilot.runtime.schema import load_section
 from pilot.runtime.shards import Shards
 from pilot.sweep import SweepEngine
@@ -49,6 +49,18 @@ TABLES = {
 }
 Tables = dict[str, list[dict[str, Any]]]
 Verdicts = dict[str, dict[str, int]]
+
+# What the sweep over all sets of heads runs.
+CODE = (
+    "pilot.arithmetic",
+    "pilot.experiments",
+    "pilot.inputs",
+    "pilot.interventions",
+    "pilot.models",
+    "pilot.ops",
+    "pilot.runtime",
+    "pilot.sweep",
+)
 
 
 @command
@@ -87,8 +99,9 @@ def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: t
         direction: {split: PairExperiment(engine, main_pairs[split], direction) for split in SPLITS}
         for direction in DIRECTIONS
     }
-    files = [args.checkpoint, *(sources() if engine.impl == "fused" else ())]
-    shards = Shards(args.state_dir, fingerprint({"device": device.type, "threads": torch.get_num_threads()}, files))
+    files = [Path(__file__), args.checkpoint, *(sources() if engine.impl == "fused" else ())]
+    facts = {"arithmetic": arithmetic_of(device), "rows": engine.rows}
+    shards = Shards(args.state_dir, fingerprint(facts, files, CODE))
 
     def all_subsets(direction: str) -> dict[str, SubsetEffects | None]:
         by_split = experiments[direction]

@@ -31,7 +31,9 @@ def html_page(
     examples     the contents of runs/examples.json, empty if there are none
     provenance   "versions" and "data", the hashes of its files
     """
-    environment = Environment(loader=PackageLoader("pilot"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("pilot.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["percent"] = percent
     data = {
         "charts": {exhibit.name: _specifications(exhibit) for exhibit in exhibits if exhibit.plot},

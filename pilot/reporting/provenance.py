@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ruamel.yaml import YAML
+import yaml
 
 from pilot.runtime.files import read_text
 
@@ -30,7 +30,7 @@ def data_hashes(folder: Path, lock: Path) -> dict[str, str]:
         return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
     if not lock.exists():
         return {}
-    outs = YAML(typ="safe", pure=True).load(read_text(lock))["stages"]["generate"]["outs"]
+    outs = yaml.load(read_text(lock), yaml.BaseLoader)["stages"]["generate"]["outs"]
     return {Path(out["path"]).name: out["md5"] for out in outs}
 
 

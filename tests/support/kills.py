@@ -1,4 +1,6 @@
-"""Kill programs at random moments, start them again, and compare what they end in: python tests/kills.py 20
+"""Kill programs at random moments, start them again, and compare what they end in.
+
+    PYTHONPATH=.:tests python -m support.kills 20
 
 Training saves its state after each step here, and a sweep is shared out pair by pair, so that kills meet a save in
 progress often.
