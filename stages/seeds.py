@@ -16,7 +16,7 @@ from tabulate import tabulate
 
 from pilot.errors import PilotError
 from pilot.interventions import parse_heads
-from pilot.reporting.results import Rows
+from pilot.reporting.measurements import Rows
 from pilot.reporting.summary import SET_SIZE, recovery_of_sets
 from pilot.runtime.cli import Parser, command
 from pilot.runtime.files import write_json

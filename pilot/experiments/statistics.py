@@ -21,8 +21,12 @@ class Estimate:
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Value and interval, each in the format `spec`: `f"{estimate:+.2f}"` gives `+0.43 [+0.40, +0.46]`."""
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+
     def __str__(self) -> str:
-        return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self:+.3f}"
 
 
 @dataclass(frozen=True, eq=False)

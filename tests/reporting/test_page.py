@@ -12,11 +12,10 @@ import pytest
 from support.project import ROOT
 from support.report_cases import worked_examples, write_metrics
 
-from pilot.reporting.model_findings import model_exhibits
+from pilot.reporting.findings import findings
+from pilot.reporting.measurements import read_measurements
 from pilot.reporting.page import html_page
 from pilot.reporting.params import load_params
-from pilot.reporting.patching_findings import patching_exhibits
-from pilot.reporting.results import read_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(
@@ -29,11 +28,11 @@ def make_page(folder: Path, lacking: tuple[str, ...] = (), examples: dict | None
     write_metrics(folder)
     for name in lacking:
         (folder / name).unlink()
-    results = read_results(folder)
-    exhibits = [*model_exhibits(results), *patching_exhibits(results)]
-    images = {exhibit.name: b"picture" for exhibit in exhibits if exhibit.plot}
+    measured = read_measurements(folder)
+    found = findings(measured)
+    images = {finding.name: b"picture" for finding in found if finding.plot}
     examples = worked_examples() if examples is None else examples
-    return html_page(results, exhibits, images, examples, load_params(ROOT / "params.yaml"), PROVENANCE)
+    return html_page(measured, found, images, examples, load_params(ROOT / "params.yaml"), PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +42,8 @@ def page(tmp_path_factory) -> str:
 
 def test_the_page_says_what_was_measured(page):
     for text in (
-        "97.0 %", "L0H1, L1H1", "Sufficient alone: L0H1, L1H1; necessary: L0H1.",
-        "84.7% [79.7%, 89.7%]", "selected, below the threshold", "the fused operator", "d41d8c", "max_operand=9",
+        "97.0%", "L0H1 and L1H1", "Sufficient alone: L0H1 and L1H1. Necessary: L0H1.", "checkpoint analysed is <b>best",
+        "84.7% [79.7%, 89.7%]", "selected, below the threshold", "the C++ operators", "d41d8c", "max_operand=9",
         "data:image/png;base64,cGljdHVyZQ==",
     ):  # fmt: skip
         assert text in re.sub(r"\s+", " ", page), text
