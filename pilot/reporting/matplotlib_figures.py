@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from pilot.reporting.plot import COLOURS, DIVERGING, SEQUENTIAL, Mark, Panel, Plot, cells_of, columns_of
 
@@ -79,7 +80,7 @@ def _heatmap(plot: Plot, axis: Axes, panel: Panel) -> AxesImage:
                 colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
                 text = f"{value:{'+' if plot.signed else ''}.{plot.decimals}f}"
                 axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_xticks(range(len(columns)), map(str, columns), fontsize=8)
     axis.set_yticks(range(len(panel)), list(panel), fontsize=8)
     if not plot.is_small and not any("\n" in str(column) for column in columns):
         axis.tick_params("x", rotation=90)
@@ -105,7 +106,7 @@ def _bars(plot: Plot, axis: Axes, panel: Panel) -> None:
             edgecolor="white",
             linewidth=0,
         )
-    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_yticks(range(len(labels)), map(str, labels), fontsize=8)
     axis.invert_yaxis()
     axis.axvline(0, color="#333333", linewidth=0.8)
     axis.set_xlabel(plot.value)
@@ -126,7 +127,7 @@ def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
             zorder=1 if muted else 2,
             label="_" + row if muted else row,
         )
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(xlabel=plot.columns, ylabel=plot.value)
 

@@ -34,6 +34,7 @@ class Measurements:
     best_sets: Rows
     trajectory: Rows
     planted: Entries
+    power: Rows
     seeds: Entries
 
     @property
@@ -74,6 +75,7 @@ def read_measurements(folder: Path) -> Measurements:
         best_sets=rows("best_sets"),
         trajectory=rows("trajectory"),
         planted=entries("planted", "planted"),
+        power=rows("planted_power"),
         seeds=_seeds(folder / "seeds.json"),
     )
 

@@ -43,6 +43,7 @@ class Mark(NamedTuple):
 Label = str | float  # of a column
 Row = Mapping[Label, Mark]
 Panel = Mapping[str, Row]
+Panels = dict[str, dict[str, dict[Label, Mark]]]  # while they are put together: title, row, column
 
 
 class Table(NamedTuple):

@@ -72,7 +72,7 @@ def test_the_page_says_what_it_lacks(tmp_path):
     page = make_page(tmp_path, lacking=("counterfactual.json", "planted.json", "trajectory.csv"), examples={})
     for sentence in (
         "metrics/counterfactual.json is missing: run dvc repro counterfactual.",
-        "metrics/planted.json is missing: run dvc repro planted.",
+        "metrics/planted.json is missing or of an older version: run dvc repro planted.",
         "metrics/trajectory.csv is missing",
         "There are no worked examples: run dvc repro examples.",
     ):
@@ -117,7 +117,7 @@ def test_a_browser_draws_every_figure_and_has_nothing_to_complain_about(page, tm
     assert drawn == {
         "training": "1", "ablation_zero": "3", "ablation_mean": "3", "ablation_resample": "3", "recovery": "6",
         "sets": "2", "head_positions": "2", "shapley": "1", "interactions": "2", "best_sets": "2", "trajectory": "3",
-        "repair_by_head": "2", "repair": "1",
+        "repair_by_head": "2", "repair": "1", "power": "2",
     }  # fmt: skip
     assert int(re.search(r'data-overflow="(-?\d+)"', elements)[1]) <= 0
 
@@ -157,8 +157,8 @@ def test_a_reader_works_through_an_example(page, tmp_path):
 @needs_chromium
 def test_without_results_the_page_still_works(tmp_path):
     names = ("counterfactual.json", "planted.json", "interactions.csv", "best_sets.csv", "head_positions.csv")
-    page = make_page(tmp_path / "metrics", lacking=(*names, "trajectory.csv"), examples={})
+    page = make_page(tmp_path / "metrics", lacking=(*names, "planted_power.csv", "trajectory.csv"), examples={})
     elements, console = browse(page, tmp_path)
     assert console == []
-    assert elements.count('<figure id="') == 18
+    assert elements.count('<figure id="') == 21
     assert elements.count('class="drawn"') == 6

@@ -38,6 +38,7 @@ def write_metrics(folder: Path, n_layers: int = 2, n_heads: int = 2) -> None:
         "best_sets": _best_sets(recovery),
         "head_positions": _head_positions(recovery),
         "trajectory": _trajectory(recovery),
+        "planted_power": _power(),
     }.items():
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
@@ -170,14 +171,29 @@ def _trajectory(recovery: dict[str, float]) -> list[dict]:
 
 
 def _planted() -> dict:
-    found = {"auroc": {"mean": 1.0, "least": 1.0}, "planted": 0.9, "others": 0.01}
-    blind = {"auroc": {"mean": 0.5, "least": 0.4}, "planted": 0.0, "others": 0.01}
+    """Denoising misses the heads of an AND: they earn the word necessary only. One null circuit in 20 gets a word."""
+    found = {"right": 50, "missed": 0, "false": 0}
+    unearned = {"right": 0, "missed": 0, "false": 0}
+    single = {"sufficient": found, "necessary": found | {"right": 48, "missed": 2}, "redundant": unearned}
+    both = {"sufficient": unearned | {"false": 1}, "necessary": found | {"right": 100}, "redundant": unearned}
+    words = ("sufficient", "necessary", "redundant")
     return {
         "placements": 50,
         "nulls": 400,
-        "found": {"single": {"denoising": found, "noising": found}, "and": {"denoising": blind, "noising": found}},
-        "false_positives": {"any_head": {"value": 0.05, "low": 0.03, "high": 0.07}, "each_head": estimate(0.05)},
+        "simulations": 400,
+        "circuits": {kind: {"30": words, "430": words} for kind, words in {"single": single, "and": both}.items()},
+        "false_positives": {pairs: dict.fromkeys(words, estimate(0.05)) for pairs in ("30", "430")},
+        "coverage": {quantity: dict.fromkeys(("30", "430"), estimate(0.95)) for quantity in ("recovery", "shapley")},
     }
+
+
+def _power() -> list[dict]:
+    return [
+        {"word": word, "effect": effect, "pairs": pairs, **estimate(min(0.9, effect * pairs / 50))}
+        for word in ("sufficient", "necessary")
+        for effect in (0.5, 1.0)
+        for pairs in (10, 20, 40)
+    ]
 
 
 def _seed(n: int) -> dict[str, float]:

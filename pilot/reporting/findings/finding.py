@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pilot.experiments.statistics import Estimate
 from pilot.interventions import parse_heads
-from pilot.reporting.plot import Mark, Panel, Plot, Table
+from pilot.reporting.plot import Label, Mark, Panel, Plot, Table
 
 KIND_WORDS = {"flat": "flat", "paren": "parenthesised"}
 EDIT_WORDS = {"regroup": "parentheses moved", "operator": "operator changed", "operand": "operand changed"}
@@ -30,7 +30,9 @@ class Finding:
 
     @property
     def table(self) -> Table | None:
-        return self.values or (self.plot and self.plot.table())
+        if self.values or not self.plot:
+            return self.values
+        return self.plot.table()
 
 
 def mark(entry: Mapping[str, float], scale: float = 1) -> Mark:
@@ -45,11 +47,16 @@ def estimate(entry: Mapping[str, float]) -> Estimate:
 
 def by_layer(marks: Mapping[str, Mark]) -> Panel:
     """Values of heads (`L2H1`) as a panel of layers and heads."""
-    panel: dict[str, dict[str | float, Mark]] = {}
+    panel: dict[str, dict[Label, Mark]] = {}
     for name, value in marks.items():
         (patch,) = parse_heads(name)
         panel.setdefault(f"L{patch.layer}", {})[f"H{patch.head}"] = value
     return panel
+
+
+def leading(marks: Mapping[str, Mark]) -> str:
+    """The name of the largest value."""
+    return max(marks, key=lambda name: marks[name].value)
 
 
 def listed(words: Iterable[str], nothing: str = "none") -> str:

@@ -10,7 +10,7 @@ def headlines(measured: Measurements) -> list[str]:
     """Of the analysed checkpoint: how often it is right, which heads it needs, what they carry, what one does alone."""
     right = measured.ablation["baseline"]
     below = [name for name in measured.selected if not measured.selection["heads"][name]["meets_threshold"]]
-    needed = f"The heads that parenthesised answers need most, by ablation of one at a time: {listed(measured.selected)}"
+    needed = f"Parenthesised answers need these heads most, by ablation of one at a time: {listed(measured.selected)}"
     return [
         f"The model gives the whole answer right for {right['flat']:.1%} of flat and {right['paren']:.1%} of "
         "parenthesised expressions that it has not seen.",

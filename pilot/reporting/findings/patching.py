@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pilot.experiments.pairs import DIRECTIONS
-from pilot.reporting.findings.finding import EDIT_WORDS, Finding, by_layer, estimate, listed, mark, set_name
+from pilot.reporting.findings.finding import EDIT_WORDS, Finding, by_layer, estimate, leading, listed, mark, set_name
 from pilot.reporting.measurements import Measurements
-from pilot.reporting.plot import Label, Mark, Plot, Table
+from pilot.reporting.plot import Mark, Panels, Plot, Table
 
 NO_PAIRS = (
     "metrics/counterfactual.json is missing: run dvc repro counterfactual. Or the analysed checkpoint answers too few "
@@ -19,14 +19,14 @@ def recovery(measured: Measurements) -> Finding:
         return Finding("recovery", title, NO_PAIRS)
     panels, largest = {}, []
     for direction in DIRECTIONS:
-        leading = []
+        best = []
         for edit, by_direction in patched["effects"].items():
             rows = by_direction[direction]
             effects = {name: mark(row["recovery"]) for name, row in rows.items() if name.startswith("L")}
             panels[f"{direction}, {EDIT_WORDS[edit]}"] = by_layer(effects)
-            best = max(effects, key=lambda name, of=effects: of[name].value)
-            leading.append(f"{best} ({EDIT_WORDS[edit]}, {effects[best].value:.2f})")
-        largest.append(f"by {direction} {listed(leading)}")
+            name = leading(effects)
+            best.append(f"{name} ({EDIT_WORDS[edit]}, {effects[name].value:.2f})")
+        largest.append(f"by {direction} {listed(best)}")
     counts = (f"{patched['pairs'][edit]['confirm']['usable']} ({EDIT_WORDS[edit]})" for edit in patched["effects"])
     text = (
         "A head that carries the meaning of parentheses would stand out where they moved, and not where an operator or "
@@ -44,7 +44,8 @@ def sets(measured: Measurements) -> Finding:
         "wrong_donor": "recovery with an unrelated pair's output (control)",
         "flip_rate": "share of answers that become the donor's",
     }
-    panels, told = {}, []
+    panels: Panels = {}
+    told = []
     for direction in DIRECTIONS:
         effects = measured.counterfactual["effects"]["regroup"][direction]
         rows = {key: row for key, row in effects.items() if not key.startswith("L")}
@@ -65,8 +66,8 @@ def sets(measured: Measurements) -> Finding:
             "the donor's."
         )
     text = (
-        f"On pairs whose parentheses moved. {' '.join(told)} The unrelated pair is the control: it shows what replacing "
-        "these outputs does, whatever they carry."
+        f"On pairs whose parentheses moved. {' '.join(told)} The unrelated pair is the control: it shows what "
+        "replacing these outputs does, whatever they carry."
     )
     return Finding("sets", title, text, Plot("bars", panels, "outcome", "heads patched", "recovery, or share of pairs"))
 
@@ -99,16 +100,15 @@ def head_positions(measured: Measurements) -> Finding:
     title, rows = "Where in the expression: heads by position", measured.head_positions
     if not rows:
         return Finding("head_positions", title, NO_PAIRS.replace("counterfactual.json", "head_positions.csv", 1))
-    panels: dict[str, dict[str, dict[Label, Mark]]] = {direction: {} for direction in DIRECTIONS}
+    panels: Panels = {direction: {} for direction in DIRECTIONS}
     for row in rows:
         place = f"{row['symbol']}\n{row['position']}"
         panels[row["direction"]].setdefault(row["head"], {})[place] = Mark(float(row["value"]))
     peaks = []
     for direction in DIRECTIONS:
         peak = max((row for row in rows if row["direction"] == direction), key=lambda row: float(row["value"]))
-        peaks.append(
-            f"by {direction} {peak['head']} at position {peak['position']}, '{peak['symbol']}' ({float(peak['value']):.2f})"
-        )
+        place, value = f"position {peak['position']}, '{peak['symbol']}'", float(peak["value"])
+        peaks.append(f"by {direction} {peak['head']} at {place} ({value:.2f})")
     text = (
         f"Recovery when a head is patched at one position only, on the {rows[0]['pairs']} pairs of the most common "
         "form. In its symbols n is a digit, ∘ an operator and ^ the start of the line; n/( means a digit on the clean "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pilot.reporting.findings.finding import Finding, by_layer, estimate, listed, mark, set_name
 from pilot.reporting.measurements import Measurements
-from pilot.reporting.plot import Plot
+from pilot.reporting.plot import Label, Mark, Plot
 
 
 def repair_by_head(measured: Measurements) -> Finding:
@@ -38,7 +38,7 @@ def repair(measured: Measurements) -> Finding:
         "repaired, wrong donors (control)": ("wrong_to_wrong", "fixed"),
         "turned into the donor's answer": ("right_to_wrong", "adopted"),
     }
-    panel = {
+    panel: dict[str, dict[Label, Mark]] = {
         words: {
             set_name(key, len(measured.selected)): mark(repaired[key][kind][outcome], 100)
             for key in keys

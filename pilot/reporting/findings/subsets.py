@@ -9,7 +9,7 @@ from pilot.experiments.pairs import DIRECTIONS
 from pilot.reporting.findings.finding import Finding, listed, mark
 from pilot.reporting.findings.patching import NO_PAIRS
 from pilot.reporting.measurements import Measurements
-from pilot.reporting.plot import Label, Mark, Plot
+from pilot.reporting.plot import Label, Mark, Panels, Plot
 
 SET_WORDS = {"best": "best set", "ablation": "largest impact by ablation", "average": "average of all sets"}
 NO_SUBSETS = "Not measured in this run: it takes all sets of heads, and counterfactual.exhaustive is off."
@@ -22,11 +22,11 @@ def shapley(measured: Measurements) -> Finding:
     panel: dict[str, dict[Label, Mark]] = {}
     halves = []
     for direction in DIRECTIONS:
-        ranked = sorted(values[direction], key=lambda name, of=values[direction]: -of[name]["value"])
-        panel[direction] = {name: mark(values[direction][name]) for name in ranked}
-        sums = accumulate(mark.value for mark in panel[direction].values())
-        enough = sum(total < 0.5 for total in sums) + 1
-        halves.append(f"by {direction} {listed(ranked[:enough])}")
+        marks = ((name, mark(entry)) for name, entry in values[direction].items())
+        ranked = sorted(marks, key=lambda item: item[1].value, reverse=True)
+        panel[direction] = dict(ranked)
+        enough = sum(total < 0.5 for total in accumulate(each.value for _, each in ranked)) + 1
+        halves.append(f"by {direction} {listed(name for name, _ in ranked[:enough])}")
     text = (
         "What a head adds to the recovery, averaged over all orders in which the heads can be patched one after "
         f"another; the values of all heads add up to 1. The largest ones that make up half: {'; '.join(halves)}."
@@ -38,7 +38,7 @@ def interactions(measured: Measurements) -> Finding:
     title, rows = "Which heads need each other, which replace each other", measured.interactions
     if not rows:
         return Finding("interactions", title, _why_none(measured))
-    panels: dict[str, dict[str, dict[Label, Mark]]] = {direction: {} for direction in DIRECTIONS}
+    panels: Panels = {direction: {} for direction in DIRECTIONS}
     for row in rows:
         panels[row["direction"]].setdefault(row["head_b"], {})[row["head_a"]] = _mark(row)
     needing, replacing = [], []
@@ -59,7 +59,7 @@ def best_sets(measured: Measurements) -> Finding:
     title, rows = "The best set of each size", measured.best_sets
     if not rows:
         return Finding("best_sets", title, _why_none(measured))
-    panels: dict[str, dict[str, dict[Label, Mark]]] = {direction: {} for direction in DIRECTIONS}
+    panels: Panels = {direction: {} for direction in DIRECTIONS}
     for row in rows:
         heads = row["heads"] if row["set"] != "average" else ""
         panels[row["direction"]].setdefault(SET_WORDS[row["set"]], {})[int(row["size"])] = _mark(row, heads)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from pilot.reporting.findings.finding import KIND_WORDS, Finding, listed
+from pilot.reporting.findings.finding import KIND_WORDS, Finding, leading, listed
 from pilot.reporting.measurements import Measurements
-from pilot.reporting.plot import Label, Mark, Plot, Row, Table
+from pilot.reporting.plot import Label, Mark, Panels, Plot, Row, Table
 
 EFFECT_WORDS = {"ablation_paren": "ablation impact", "denoising": "denoising", "noising": "noising"}
 
@@ -45,16 +43,17 @@ def trajectory(measured: Measurements) -> Finding:
     title = "The heads over training"
     if not measured.trajectory:
         return Finding("trajectory", title, "metrics/trajectory.csv is missing: run dvc repro trajectory.")
-    panels: dict[str, dict[str, dict[Label, Mark]]] = {}
+    panels: Panels = {}
     for row in measured.trajectory:
         if row["measure"] in EFFECT_WORDS:
             heads = panels.setdefault(EFFECT_WORDS[row["measure"]], {})
             heads.setdefault(row["head"], {})[int(row["epoch"])] = Mark(float(row["value"]))
-    leading = {words: max(heads, key=lambda name, of=heads: _last(of[name])) for words, heads in panels.items()}
-    shown = {*measured.selected, *leading.values()}
+    largest = {words: leading({name: _last(marks) for name, marks in heads.items()}) for words, heads in panels.items()}
+    told = (f"{name} by {words} ({_growth(panels[words][name])})" for words, name in largest.items())
+    shown = {*measured.selected, *largest.values()}
     text = (
         "The effect of each head at the checkpoints kept during training; the selected heads and the leading ones are "
-        f"in colour. At the last checkpoint it is largest for {listed(_lead(leading[w], w, panels[w]) for w in panels)}."
+        f"in colour. At the last checkpoint it is largest for {listed(told)}."
     )
     muted = frozenset(name for heads in panels.values() for name in heads if name not in shown)
     return Finding("trajectory", title, text, Plot("lines", panels, "head", "epoch", "effect", muted=muted))
@@ -86,16 +85,15 @@ def seeds(measured: Measurements) -> Finding:
     return Finding("seeds", title, text, values=Table(["", *by_seed], rows))
 
 
-def _last(marks: Row) -> float:
-    return list(marks.values())[-1].value
+def _last(marks: Row) -> Mark:
+    return list(marks.values())[-1]
 
 
-def _lead(name: str, words: str, heads: Mapping[str, Row]) -> str:
-    """`L0H3 by denoising (0.29, half of it by epoch 2)`; an effect that is not positive has no half-way point."""
-    marks = heads[name]
-    last = _last(marks)
-    half = f", half of it by epoch {next(e for e in marks if marks[e].value >= last / 2)}" if last > 0 else ""
-    return f"{name} by {words} ({last:.2f}{half})"
+def _growth(marks: Row) -> str:
+    """`0.29, half of it by epoch 2`; an effect that ends below zero has no half-way point."""
+    last = _last(marks).value
+    half = next((epoch for epoch, mark in marks.items() if mark.value >= last / 2), None) if last > 0 else None
+    return f"{last:.2f}" if half is None else f"{last:.2f}, half of it by epoch {half}"
 
 
 def _plain(name: str) -> str:
