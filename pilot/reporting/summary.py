@@ -72,7 +72,8 @@ def _of_pairs(counterfactual: Entries, names: list[str]) -> dict[str, Any]:
     effects, verdicts = counterfactual["effects"], counterfactual["verdict"].values()
 
     def of_selected(rows: Mapping[str, Any]) -> dict[str, float]:
-        return {key: rows["top_k"][key]["value"] for key in ("recovery", "wrong_donor", "flip_rate")}
+        measures = ("recovery", "wrong_donor", "flip_rate")
+        return {key: rows["top_k"][key]["value"] for key in measures if key in rows["top_k"]}
 
     return {
         "pairs": {edit: by_split["confirm"]["usable"] for edit, by_split in counterfactual["pairs"].items()},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.reporting.findings.finding import estimate, listed
 from pilot.reporting.measurements import Measurements
 
@@ -20,18 +21,19 @@ def headlines(measured: Measurements) -> list[str]:
 
 
 def _patching(measured: Measurements) -> list[str]:
-    effects, verdicts = measured.counterfactual["effects"]["regroup"], measured.counterfactual["verdict"]
-    moved = (
-        f"{estimate(effects[direction]['top_k']['recovery']):.1%} {into} ({direction}; an unrelated pair's outputs: "
-        f"{estimate(effects[direction]['top_k']['wrong_donor']):.1%})"
-        for direction, into in (("denoising", "into the corrupt run"), ("noising", "into the clean run"))
+    effects, verdicts = measured.counterfactual["effects"][MAIN_EDIT], measured.counterfactual["verdict"]
+    moved = (f"{estimate(rows['top_k']['recovery']):.1%} by {direction}" for direction, rows in effects.items())
+    control = (
+        f"{estimate(rows['top_k']['wrong_donor']):.1%} by {direction}"
+        for direction, rows in effects.items()
+        if "wrong_donor" in rows["top_k"]
     )
     held = {
         word: listed((name for name, verdict in verdicts.items() if verdict[word]), nothing="no head")
         for word in ("sufficient", "necessary")
     }
     return [
-        f"Where one edit moves the parentheses, the outputs of these heads carry {listed(moved)} of the difference "
-        "that the edit makes.",
+        f"Where one edit moves the parentheses, the outputs of these heads together recover {listed(moved)} of the "
+        f"difference that the edit makes; those of an unrelated pair, the control, {listed(control)}.",
         f"Sufficient alone: {held['sufficient']}. Necessary: {held['necessary']}.",
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pilot.experiments.pairs import DIRECTIONS
+from collections.abc import Mapping
+
+from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.reporting.findings.finding import EDIT_WORDS, Finding, by_layer, estimate, leading, listed, mark, set_name
 from pilot.reporting.measurements import Measurements
 from pilot.reporting.plot import Mark, Panels, Plot, Table
@@ -18,7 +20,7 @@ def recovery(measured: Measurements) -> Finding:
     if not patched:
         return Finding("recovery", title, NO_PAIRS)
     panels, largest = {}, []
-    for direction in DIRECTIONS:
+    for direction in patched["effects"][MAIN_EDIT]:
         best = []
         for edit, by_direction in patched["effects"].items():
             rows = by_direction[direction]
@@ -46,28 +48,22 @@ def sets(measured: Measurements) -> Finding:
     }
     panels: Panels = {}
     told = []
-    for direction in DIRECTIONS:
-        effects = measured.counterfactual["effects"]["regroup"][direction]
+    for direction, effects in measured.counterfactual["effects"][MAIN_EDIT].items():
         rows = {key: row for key, row in effects.items() if not key.startswith("L")}
         panels[direction] = {
             words: {set_name(key, len(measured.selected)): mark(row[name]) for key, row in rows.items() if name in row}
             for name, words in outcomes.items()
         }
-        own, control = estimate(rows["top_k"]["recovery"]), estimate(rows["top_k"]["wrong_donor"])
-        if own.low > control.high:
-            compared = "above"
-        elif control.low > own.high:
-            compared = "below"
-        else:
-            compared = "not clearly different from"
         told.append(
-            f"By {direction} the selected heads together recover {own:.2f}, {compared} the {control:.2f} that the "
-            f"output of an unrelated pair recovers; {rows['top_k']['flip_rate']['value']:.1%} of the answers become "
-            "the donor's."
+            f"By {direction} the selected heads together recover {_against_control(rows['top_k'])}; "
+            f"{rows['top_k']['flip_rate']['value']:.1%} of the answers become the donor's."
         )
+    pairs = measured.counterfactual["pairs"][MAIN_EDIT]
+    counts = (f"{count} of them by {direction}" for direction, count in pairs["with_wrong_donor"].items())
     text = (
-        f"On pairs whose parentheses moved. {' '.join(told)} The unrelated pair is the control: it shows what "
-        "replacing these outputs does, whatever they carry."
+        f"On {pairs['confirm']['usable']} pairs whose parentheses moved. {' '.join(told)} The unrelated pair is the "
+        f"control, and there is one for {listed(counts)}: it shows what replacing these outputs does, whatever they "
+        "carry."
     )
     return Finding("sets", title, text, Plot("bars", panels, "outcome", "heads patched", "recovery, or share of pairs"))
 
@@ -76,15 +72,15 @@ def verdict(measured: Measurements) -> Finding:
     title, patched = "The verdict on each head", measured.counterfactual
     if not patched:
         return Finding("verdict", title, NO_PAIRS)
-    verdicts, effects = patched["verdict"], patched["effects"]["regroup"]
+    verdicts, effects = patched["verdict"], patched["effects"][MAIN_EDIT]
     words = list(next(iter(verdicts.values())))  # sufficient, necessary and, if all sets were measured, redundant
     rows = []
     for name, holds in verdicts.items():
         numbers = []
-        for direction in DIRECTIONS:
-            row, stability = effects[direction][name], patched["stability"][direction][name]
+        for direction, effect in effects.items():
+            row, stability = effect[name], patched["stability"][direction][name]
             numbers += [f"{estimate(row['recovery']):.2f}", f"{row['p_holm']:.2g}", f"{stability:.0%}"]
-        rows.append([name, *("yes" if holds[word] else "–" for word in words), *numbers])  # noqa: RUF001
+        rows.append([name, *("yes" if holds[word] else "-" for word in words), *numbers])
     held = (f"{word}: {listed(name for name in verdicts if verdicts[name][word])}" for word in words)
     text = (
         f"On pairs whose parentheses moved. {_sentence('; '.join(held))} The p-values are corrected for the number of "
@@ -92,7 +88,7 @@ def verdict(measured: Measurements) -> Finding:
         "effect."
     )
     columns = ("recovery", "p", "stability")
-    header = ["head", *words, *(f"{direction}: {column}" for direction in DIRECTIONS for column in columns)]
+    header = ["head", *words, *(f"{direction}: {column}" for direction in effects for column in columns)]
     return Finding("verdict", title, text, values=Table(header, rows))
 
 
@@ -100,12 +96,12 @@ def head_positions(measured: Measurements) -> Finding:
     title, rows = "Where in the expression: heads by position", measured.head_positions
     if not rows:
         return Finding("head_positions", title, NO_PAIRS.replace("counterfactual.json", "head_positions.csv", 1))
-    panels: Panels = {direction: {} for direction in DIRECTIONS}
+    panels: Panels = {}
     for row in rows:
         place = f"{row['symbol']}\n{row['position']}"
-        panels[row["direction"]].setdefault(row["head"], {})[place] = Mark(float(row["value"]))
+        panels.setdefault(row["direction"], {}).setdefault(row["head"], {})[place] = Mark(float(row["value"]))
     peaks = []
-    for direction in DIRECTIONS:
+    for direction in panels:
         peak = max((row for row in rows if row["direction"] == direction), key=lambda row: float(row["value"]))
         place, value = f"position {peak['position']}, '{peak['symbol']}'", float(peak["value"])
         peaks.append(f"by {direction} {peak['head']} at {place} ({value:.2f})")
@@ -115,6 +111,21 @@ def head_positions(measured: Measurements) -> Finding:
         f"side and a parenthesis on the corrupt one. The largest effects: {listed(peaks)}."
     )
     return Finding("head_positions", title, text, Plot("heatmap", panels, "head", "position", "recovery"))
+
+
+def _against_control(row: Mapping[str, Mapping[str, float]]) -> str:
+    """A set's recovery, compared with that of an unrelated pair's output where there is such a pair."""
+    own = estimate(row["recovery"])
+    if "wrong_donor" not in row:
+        return f"{own:.2f}"
+    control = estimate(row["wrong_donor"])
+    if own.low > control.high:
+        compared = "above"
+    elif control.low > own.high:
+        compared = "below"
+    else:
+        compared = "not clearly different from"
+    return f"{own:.2f}, {compared} the {control:.2f} that the output of an unrelated pair recovers"
 
 
 def _sentence(text: str) -> str:

@@ -2,105 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 
-from pilot.reporting.findings.finding import Finding, estimate, listed
+from pilot.reporting.findings.finding import Finding, estimate, listed, mark
 from pilot.reporting.measurements import Entries, Measurements
-from pilot.reporting.plot import Mark, Panels, Plot, Table
+from pilot.reporting.plot import Panels, Plot, Table
 
 NO_CIRCUITS = "metrics/planted.json is missing or of an older version: run dvc repro planted."
+CIRCUIT_WORDS = {
+    "single": "one head",
+    "and": "two heads, both needed (AND)",
+    "or": "two heads, either enough (OR)",
+    "chain": "one head reads what another wrote",
+    "negative": "one head writes too much, one takes it back",
+    "graded": "heads of effect 0.9, 0.5, 0.1 and -0.5",
+    "damage": "one head, and two that only damage",
+}
+NULL_WORDS = {"shared": "many heads, each at the smallest effect that counts", "damage": "two heads that only damage"}
 ALLOWED_FALSE = 0.05
 NOMINAL_COVERAGE = 0.95
-ENOUGH_POWER = 0.8
-COUNTS = ("right", "missed", "false")
 
 
 def planted(measured: Measurements) -> list[Finding]:
     """circuits, false_positives, coverage, power."""
-    return [
-        _circuits(measured.planted),
-        _false_positives(measured.planted),
-        _coverage(measured.planted),
-        _power(measured),
-    ]
+    scores = measured.planted
+    return [_circuits(scores), _false_positives(scores), _coverage(scores), _power(measured)]
 
 
 def _circuits(scores: Entries) -> Finding:
     title = "Are the right heads found?"
     if "circuits" not in scores:
         return Finding("circuits", title, NO_CIRCUITS)
-    rows, errors = [], []
-    for circuit, by_pairs in scores["circuits"].items():
-        for pairs, words in by_pairs.items():
-            rows.append([circuit, pairs, *(str(counts[key]) for counts in words.values() for key in COUNTS)])
-            errors += [
-                f"{circuit} with {pairs} pairs ({word}: {counts['missed']} missed, {counts['false']} false)"
-                for word, counts in words.items()
-                if counts["missed"] or counts["false"]
-            ]
+    settings = [(kind, pairs, counts) for kind, sizes in scores["circuits"].items() for pairs, counts in sizes.items()]
+    words = list(settings[0][2])
+    rows = [
+        [
+            CIRCUIT_WORDS.get(kind, kind),
+            pairs,
+            *(_cell(counts[word]) for word in words),
+            _stability(scores, kind, pairs),
+        ]
+        for kind, pairs, counts in settings
+    ]
+    totals = [
+        _total(size, [count for _, pairs, counts in settings if pairs == size for count in counts.values()])
+        for size in dict.fromkeys(pairs for _, pairs, _ in settings)
+    ]
     text = (
-        f"Every circuit was planted {scores['placements']} times, at random heads. The table counts heads over all "
-        "placements: those that earn a word by the circuit's construction and get it, those that earn it and do not "
-        f"get it, and those that get it and do not earn it. Errors: {'; '.join(errors) or 'none'}."
+        f"Every kind of circuit was planted {scores['placements']} times, at random heads. The table counts heads over "
+        "all of these: those that earn a word by construction and get it / those that earn it but miss it / those that "
+        "get it falsely. A dash marks a word that no head of the circuit can earn: denoising does not see an AND, for "
+        "neither head alone is sufficient, and noising does not see an OR, for neither is necessary. "
+        "Position means that the head is found at the position where it acts; stability is the share of resamples of "
+        f"the pairs in which a sufficient head is among those of largest effect. {' '.join(totals)}"
     )
-    header = ["circuit", "pairs", *(f"{word}: {key}" for word in words for key in COUNTS)]
-    return Finding("circuits", title, text, values=Table(header, rows))
+    return Finding("circuits", title, text, values=Table(["circuit", "pairs", *words, "stability"], rows))
 
 
 def _false_positives(scores: Entries) -> Finding:
-    title = "How often is a word given where no head matters?"
+    title = "How often is a word given falsely?"
     if "false_positives" not in scores:
         return Finding("false_positives", title, NO_CIRCUITS)
-    rates = {key: estimate(rate) for key, rate in _by_pairs_and_word(scores["false_positives"])}
+    rates = {
+        (NULL_WORDS.get(null, null), pairs, word): estimate(rate)
+        for null, sizes in scores["false_positives"].items()
+        for pairs, by_word in sizes.items()
+        for word, rate in by_word.items()
+    }
     above = [_setting(key) for key, rate in rates.items() if rate.low > ALLOWED_FALSE]
     unclear = [_setting(key) for key, rate in rates.items() if rate.low <= ALLOWED_FALSE < rate.high]
     text = (
-        f"The share of {scores['nulls']} models without a circuit in which some head gets the word. At most "
-        f"{ALLOWED_FALSE:.0%} are allowed. Above that: {listed(above)}. Not clearly below it: {listed(unclear)}."
+        f"The share of {scores['nulls']} circuits in which some head gets a word that none earns; it should not exceed "
+        f"{ALLOWED_FALSE:.0%}. Clearly more often: {listed(above)}. Possibly more often, as the interval reaches "
+        f"higher: {listed(unclear)}."
     )
-    rows = [[word, pairs, f"{rate:.1%}"] for (pairs, word), rate in rates.items()]
-    return Finding("false_positives", title, text, values=Table(["word", "pairs", "false positives"], rows))
+    rows = [[*key, f"{rate:.1%}"] for key, rate in rates.items()]
+    return Finding(
+        "false_positives", title, text, values=Table(["circuit", "pairs", "word", "share of circuits"], rows)
+    )
 
 
 def _coverage(scores: Entries) -> Finding:
     title = "Do 95% intervals hold the truth 95% of the time?"
     if "coverage" not in scores:
         return Finding("coverage", title, NO_CIRCUITS)
-    rates = {key: estimate(rate) for key, rate in _by_pairs_and_word(scores["coverage"])}
-    missing = [_setting(key) for key, rate in rates.items() if not rate.low <= NOMINAL_COVERAGE <= rate.high]
+    rates = {
+        (quantity, pairs): estimate(rate)
+        for quantity, sizes in scores["coverage"].items()
+        for pairs, rate in sizes.items()
+    }
+    off = [_setting(key) for key, rate in rates.items() if not rate.low <= NOMINAL_COVERAGE <= rate.high]
     text = (
-        f"The share of {scores['simulations']} simulated experiments whose interval holds the value known from the "
-        f"simulation. Clearly different from {NOMINAL_COVERAGE:.0%}: {listed(missing)}."
+        f"The share of intervals, over {scores['simulations']} simulated experiments, that hold the value known from "
+        f"the simulation. Clearly different from {NOMINAL_COVERAGE:.0%}: {listed(off)}."
     )
-    rows = [[quantity, pairs, f"{rate:.1%}"] for (quantity, pairs), rate in rates.items()]
+    rows = [[*key, f"{rate:.1%}"] for key, rate in rates.items()]
     return Finding("coverage", title, text, values=Table(["interval of", "pairs", "coverage"], rows))
 
 
 def _power(measured: Measurements) -> Finding:
     title = "How many pairs are enough?"
-    if not measured.power:
-        return Finding("power", title, NO_CIRCUITS.replace("planted.json", "planted_power.csv"))
+    if not measured.power or "power" not in measured.planted:
+        return Finding("power", title, NO_CIRCUITS)
     panels: Panels = {}
     for row in measured.power:
-        series = panels.setdefault(row["word"], {}).setdefault(f"effect {row['effect']}", {})
-        series[int(row["pairs"])] = Mark(*(100 * float(row[key]) for key in ("value", "low", "high")))
+        series = panels.setdefault(row["word"], {}).setdefault(row["effect"], {})
+        series[int(row["pairs"])] = mark({key: float(row[key]) for key in ("value", "low", "high")}, 100)
     enough = []
     for word, panel in panels.items():
-        for effect, series in panel.items():
-            pairs = next((n for n, sensitivity in series.items() if sensitivity.value >= 100 * ENOUGH_POWER), None)
-            enough.append(f"{word}, {effect}: {'more than measured' if pairs is None else pairs}")
+        pairs = measured.planted["power"].get(word, {})
+        needed = (
+            f"{pairs[effect]} for {effect}" if effect in pairs else f"not reached for {effect}" for effect in panel
+        )
+        enough.append(f"{word}: {listed(needed)}")
     text = (
-        "The share of planted heads that get the word they earn, by the size of their effect (recovery) and the number "
-        f"of pairs. The fewest pairs that find {ENOUGH_POWER:.0%} of them: {'; '.join(enough)}."
+        "How often a head gets the word it earns, by its effect (recovery) and the number of pairs. The fewest pairs "
+        f"that find it in at least 80% of samples, by effect: {'; '.join(enough)}."
     )
-    return Finding("power", title, text, Plot("lines", panels, "effect", "pairs", "heads found (%)", 0, signed=False))
+    return Finding("power", title, text, Plot("lines", panels, "effect", "pairs", "head found (%)", 0, signed=False))
 
 
-def _by_pairs_and_word(nested: Entries) -> Iterator[tuple[tuple[str, str], Entries]]:
-    for outer, rates in nested.items():
-        for inner, rate in rates.items():
-            yield (outer, inner), rate
+def _cell(counts: Mapping[str, int]) -> str:
+    """`right / missed / false`."""
+    right, missed = (counts["right"], counts["missed"]) if counts["earned"] else ("-", "-")
+    return f"{right} / {missed} / {counts['false']}"
 
 
-def _setting(key: tuple[str, str]) -> str:
-    return f"{key[0]} / {key[1]}"
+def _stability(scores: Entries, kind: str, pairs: str) -> str:
+    share = scores["stability"].get(kind, {}).get(pairs)
+    return "" if share is None else f"{share:.0%}"
+
+
+def _total(pairs: str, counts: Sequence[Mapping[str, int]]) -> str:
+    right, earned, false = (sum(count[key] for count in counts) for key in ("right", "earned", "false"))
+    return f"With {pairs} pairs {right} of {earned} earned words are given, and {false} falsely."
+
+
+def _setting(key: tuple[str, ...]) -> str:
+    return " / ".join(key)

@@ -7,7 +7,8 @@ def test_the_main_results_in_four_sentences(measured):
     right, needed, moved, alone = headlines(measured)
     assert right.startswith("The model gives the whole answer right for 97.0% of flat and 90.0% of parenthesised")
     assert needed.endswith("L0H1 and L1H1 (below the impact threshold: L1H1).")
-    assert "84.7% [79.7%, 89.7%] into the corrupt run (denoising; an unrelated pair's outputs: 0.0%" in moved
+    assert "together recover 84.7% [79.7%, 89.7%] by denoising and 84.7% [79.7%, 89.7%] by noising of the" in moved
+    assert moved.endswith("the control, 0.0% [-5.0%, 5.0%] by denoising and 0.0% [-5.0%, 5.0%] by noising.")
     assert alone == "Sufficient alone: L0H1 and L1H1. Necessary: L0H1."
 
 

@@ -29,10 +29,15 @@ def test_sets_of_heads_are_judged_against_an_unrelated_pair(measured, control, c
     assert f"By denoising the selected heads together recover 0.85 [0.80, 0.90], {compared}" in sets(measured).text
 
 
+def test_without_unrelated_pairs_there_is_no_comparison(measured):
+    del measured.counterfactual["effects"]["regroup"]["denoising"]["top_k"]["wrong_donor"]
+    assert "By denoising the selected heads together recover 0.85 [0.80, 0.90]; 42.4%" in sets(measured).text
+
+
 def test_the_verdict_names_the_heads_of_each_word(measured):
     finding = verdict(measured)
     assert "Sufficient: L0H1 and L1H1; necessary: L0H1; redundant: none." in finding.text
-    assert finding.table.rows[1][:5] == ["L0H1", "yes", "yes", "–", "0.42 [0.37, 0.47]"]  # noqa: RUF001
+    assert finding.table.rows[1][:5] == ["L0H1", "yes", "yes", "-", "0.42 [0.37, 0.47]"]
 
 
 def test_without_all_sets_of_heads_no_head_is_called_redundant_or_not(measured):

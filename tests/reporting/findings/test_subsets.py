@@ -21,7 +21,7 @@ def test_interactions_name_pairs_whose_intervals_exclude_zero(measured):
         rows.append(row | {"value": str(value), "low": str(value - 0.1), "high": str(value + 0.1)})
     text = interactions(replace(measured, interactions=rows)).text
     assert "Strongest positive: by denoising L0H0 and L1H0 (+0.200)" in text
-    assert "Strongest negative: by denoising L0H1 and L1H1 (-0.300)" in text
+    assert "Strongest negative: by denoising L0H1 and L1H1 (-0.300, p 1)" in text
 
 
 def test_without_a_clear_interaction_no_pair_is_named(measured):
@@ -35,6 +35,12 @@ def test_how_many_heads_recover_half(measured):
     assert "by denoising 2 (L0H1+L1H1, 0.85)" in finding.text
     rows = [row | {"value": "0.1"} for row in measured.best_sets]
     assert "by denoising no set does" in best_sets(replace(measured, best_sets=rows)).text
+
+
+def test_how_much_choosing_flatters_the_best_sets(measured):
+    assert "chosen on they recover up to 0.020 more." in best_sets(measured).text
+    rows = [row | {"optimism": "-0.01"} for row in measured.best_sets]
+    assert "chosen on they recover" not in best_sets(replace(measured, best_sets=rows)).text
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
