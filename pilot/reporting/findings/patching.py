@@ -59,11 +59,12 @@ def sets(measured: Measurements) -> Finding:
             f"{rows['top_k']['flip_rate']['value']:.1%} of the answers become the donor's."
         )
     pairs = measured.counterfactual["pairs"][MAIN_EDIT]
-    counts = (f"{count} of them by {direction}" for direction, count in pairs["with_wrong_donor"].items())
+    usable = pairs["confirm"]["usable"]
+    alone = [f"{usable - n} by {direction}" for direction, n in pairs["with_wrong_donor"].items() if n < usable]
+    left_out = f" Pairs left out of it for want of an unrelated pair: {listed(alone)}." if alone else ""
     text = (
-        f"On {pairs['confirm']['usable']} pairs whose parentheses moved. {' '.join(told)} The unrelated pair is the "
-        f"control, and there is one for {listed(counts)}: it shows what replacing these outputs does, whatever they "
-        "carry."
+        f"On {usable} pairs whose parentheses moved. {' '.join(told)} The unrelated pair is the control: it shows what "
+        f"replacing these outputs does, whatever they carry.{left_out}"
     )
     return Finding("sets", title, text, Plot("bars", panels, "outcome", "heads patched", "recovery, or share of pairs"))
 

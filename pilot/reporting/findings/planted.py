@@ -18,7 +18,8 @@ CIRCUIT_WORDS = {
     "graded": "heads of effect 0.9, 0.5, 0.1 and -0.5",
     "damage": "one head, and two that only damage",
 }
-NULL_WORDS = {"shared": "many heads, each at the smallest effect that counts", "damage": "two heads that only damage"}
+NULL_WORDS = {"shared": "many weak heads", "damage": "heads that only damage"}
+QUANTITY_WORDS = {"recovery": "recovery", "shapley": "Shapley value", "interaction": "interaction"}
 ALLOWED_FALSE = 0.05
 NOMINAL_COVERAGE = 0.95
 
@@ -37,7 +38,7 @@ def _circuits(scores: Entries) -> Finding:
     words = list(settings[0][2])
     rows = [
         [
-            CIRCUIT_WORDS.get(kind, kind),
+            CIRCUIT_WORDS[kind],
             pairs,
             *(_cell(counts[word]) for word in words),
             _stability(scores, kind, pairs),
@@ -49,12 +50,13 @@ def _circuits(scores: Entries) -> Finding:
         for size in dict.fromkeys(pairs for _, pairs, _ in settings)
     ]
     text = (
-        f"Every kind of circuit was planted {scores['placements']} times, at random heads. The table counts heads over "
-        "all of these: those that earn a word by construction and get it / those that earn it but miss it / those that "
-        "get it falsely. A dash marks a word that no head of the circuit can earn: denoising does not see an AND, for "
-        "neither head alone is sufficient, and noising does not see an OR, for neither is necessary. "
-        "Position means that the head is found at the position where it acts; stability is the share of resamples of "
-        f"the pairs in which a sufficient head is among those of largest effect. {' '.join(totals)}"
+        f"Every kind of circuit was planted {scores['placements']} times, at random heads. The cells count heads over "
+        "all of these, right / missed / false: those that earn a word by construction and get it, those that earn it "
+        "and do not, and those that get it without earning it. A dash marks a word that no head of the circuit can "
+        "earn: denoising does not see an AND, for neither head alone is sufficient, and noising does not see an OR, "
+        "for neither is necessary. Position means that the head is found at the position where it acts; stability is "
+        "the share of resamples of the pairs in which a sufficient head is among those of largest effect. "
+        f"{' '.join(totals)}"
     )
     return Finding("circuits", title, text, values=Table(["circuit", "pairs", *words, "stability"], rows))
 
@@ -64,7 +66,7 @@ def _false_positives(scores: Entries) -> Finding:
     if "false_positives" not in scores:
         return Finding("false_positives", title, NO_CIRCUITS)
     rates = {
-        (NULL_WORDS.get(null, null), pairs, word): estimate(rate)
+        (NULL_WORDS[null], pairs, word): estimate(rate)
         for null, sizes in scores["false_positives"].items()
         for pairs, by_word in sizes.items()
         for word, rate in by_word.items()
@@ -72,9 +74,10 @@ def _false_positives(scores: Entries) -> Finding:
     above = [_setting(key) for key, rate in rates.items() if rate.low > ALLOWED_FALSE]
     unclear = [_setting(key) for key, rate in rates.items() if rate.low <= ALLOWED_FALSE < rate.high]
     text = (
-        f"The share of {scores['nulls']} circuits in which some head gets a word that none earns; it should not exceed "
-        f"{ALLOWED_FALSE:.0%}. Clearly more often: {listed(above)}. Possibly more often, as the interval reaches "
-        f"higher: {listed(unclear)}."
+        "Many weak heads have each the smallest effect that counts, so that none exceeds it; heads that only damage "
+        f"have a large effect whatever is patched in. In {scores['nulls']} such circuits, how often does some head get "
+        f"a word that none earns? More than {ALLOWED_FALSE:.0%} would be too often. Clearly more often: "
+        f"{listed(above)}. Possibly more often, as the interval reaches higher: {listed(unclear)}."
     )
     rows = [[*key, f"{rate:.1%}"] for key, rate in rates.items()]
     return Finding(
@@ -87,7 +90,7 @@ def _coverage(scores: Entries) -> Finding:
     if "coverage" not in scores:
         return Finding("coverage", title, NO_CIRCUITS)
     rates = {
-        (quantity, pairs): estimate(rate)
+        (QUANTITY_WORDS[quantity], pairs): estimate(rate)
         for quantity, sizes in scores["coverage"].items()
         for pairs, rate in sizes.items()
     }

@@ -29,6 +29,12 @@ def test_sets_of_heads_are_judged_against_an_unrelated_pair(measured, control, c
     assert f"By denoising the selected heads together recover 0.85 [0.80, 0.90], {compared}" in sets(measured).text
 
 
+def test_pairs_left_out_of_the_control_are_counted(measured):
+    assert sets(measured).text.endswith("for want of an unrelated pair: 5 by denoising and 5 by noising.")
+    measured.counterfactual["pairs"]["regroup"]["with_wrong_donor"] = {"denoising": 430, "noising": 430}
+    assert sets(measured).text.endswith("whatever they carry.")
+
+
 def test_without_unrelated_pairs_there_is_no_comparison(measured):
     del measured.counterfactual["effects"]["regroup"]["denoising"]["top_k"]["wrong_donor"]
     assert "By denoising the selected heads together recover 0.85 [0.80, 0.90]; 42.4%" in sets(measured).text

@@ -24,9 +24,9 @@ def test_false_positives_are_held_against_what_is_allowed(measured):
     rates = {"sufficient": estimate(0.2), "necessary": estimate(0.05), "redundant": estimate(-0.01)}
     scores = measured.planted | {"false_positives": {"damage": {"30": rates}}}
     text = found(replace(measured, planted=scores))["false_positives"].text
-    assert "The share of 400 circuits" in text
-    assert "Clearly more often: two heads that only damage / 30 / sufficient. Possibly" in text
-    assert text.endswith("reaches higher: two heads that only damage / 30 / necessary.")
+    assert "In 400 such circuits" in text
+    assert "Clearly more often: heads that only damage / 30 / sufficient. Possibly" in text
+    assert text.endswith("reaches higher: heads that only damage / 30 / necessary.")
 
 
 def test_coverage_is_held_against_its_nominal_value(measured):
