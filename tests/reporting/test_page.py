@@ -49,6 +49,12 @@ def test_the_page_says_what_was_measured(page):
         assert text in re.sub(r"\s+", " ", page), text
 
 
+def test_all_sets_of_heads_are_mentioned_where_they_were_patched(page, tmp_path):
+    claim = "here all of them were patched"
+    assert claim in page
+    assert claim not in make_page(tmp_path, lacking=("counterfactual.json",))
+
+
 def test_the_page_is_one_file_that_fits_a_mail(page):
     assert len(page.encode()) < 8e6
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=\"(?!data:)", page)
@@ -142,7 +148,7 @@ def test_a_reader_works_through_an_example(page, tmp_path):
     told = re.sub("<[^>]*>", "", re.search(r'id="told"[^>]*>(.*?)</p>', elements)[1])
     # Noising: the clean run is patched, with outputs of the corrupt one.
     assert told == (
-        "The model answers 9-(4-1) with 6, right, and the donor (9-4)-1 with 4, right. With the output of L1H1 taken "
+        "The model answers 9-(4-1) with 6 (right) and the donor (9-4)-1 with 4 (right). With the output of L1H1 taken "
         "from the donor, it answers the first with 77: neither its own answer nor the donor's."
     )
     pressed = re.search(r'data-patched="(\w+)"[^>]*aria-pressed="true"', elements)[1]

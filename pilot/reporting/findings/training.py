@@ -16,7 +16,7 @@ def accuracy(measured: Measurements) -> Finding:
     text = (
         f"On unseen expressions the best checkpoint gives the whole answer right for {test['flat']['exact_match']:.1%} "
         f"of flat and {test['paren']['exact_match']:.1%} of parenthesised ones. The end marker alone is right in "
-        f"{test['paren']['final_token']:.1%} of the latter: it only shows that the model knows how long answers are."
+        f"{test['paren']['final_token']:.1%} of the latter; it takes no more than the length of the answer."
     )
     return Finding("accuracy", "Accuracy on unseen expressions", text, values=Table(["", *measures.values()], rows))
 

@@ -44,7 +44,7 @@ function workedExample() {
 
     const now = { donor: "the donor's answer", own: "as without the patch", other: "neither its own answer nor the donor's" };
     document.getElementById("told").replaceChildren(
-      "The model answers ", side(recipient), ` with ${verdict(recipient)}, and the donor `, side(donor), ` with ${verdict(donor)}. `,
+      "The model answers ", side(recipient), ` with ${verdict(recipient)} and the donor `, side(donor), ` with ${verdict(donor)}. `,
       `With the output of ${name(patched)} taken from the donor, it answers the first with `,
       element("b", { textContent: answers[patched] }), `: ${now[kind(answers[patched])]}.`,
     );
@@ -53,7 +53,7 @@ function workedExample() {
   }
 
   function verdict({ answer, result }) {
-    return answer === result ? `${answer}, right` : `${answer}, wrong: it is ${result}`;
+    return answer === result ? `${answer} (right)` : `${answer} (wrong: it is ${result})`;
   }
 
   function drawHeads(answers, kind, name) {
@@ -85,8 +85,9 @@ function workedExample() {
   function drawPatterns(recipient, donor) {
     const heads = patched === "top_k" ? examples.selected : [patched];
     document.getElementById("attending").textContent =
-      `Where ${heads.join(", ")} attend${heads.length > 1 ? "" : "s"} in the two unpatched runs: a row is the reading position, dark is ` +
-      "more attention, ^ is the opening marker. The patched run gets what was read in the donor's.";
+      `Where ${heads.join(", ")} attend${heads.length > 1 ? "" : "s"} in the two unpatched runs. A row is the position that reads, a ` +
+      "column one that is read; darker is more attention, and ^ is the start of the line. The patch puts what was read in " +
+      "the donor's run into the recipient's.";
     const patterns = heads.flatMap((key) => [
       [`${key}, recipient`, pattern(recipient, key)],
       [`${key}, donor`, pattern(donor, key)],
