@@ -38,7 +38,7 @@ def _circuits(scores: Entries) -> Finding:
     words = list(settings[0][2])
     rows = [
         [
-            CIRCUIT_WORDS[kind],
+            CIRCUIT_WORDS.get(kind, kind),
             pairs,
             *(_cell(counts[word]) for word in words),
             _stability(scores, kind, pairs),
@@ -66,7 +66,7 @@ def _false_positives(scores: Entries) -> Finding:
     if "false_positives" not in scores:
         return Finding("false_positives", title, NO_CIRCUITS)
     rates = {
-        (NULL_WORDS[null], pairs, word): estimate(rate)
+        (NULL_WORDS.get(null, null), pairs, word): estimate(rate)
         for null, sizes in scores["false_positives"].items()
         for pairs, by_word in sizes.items()
         for word, rate in by_word.items()
@@ -90,7 +90,7 @@ def _coverage(scores: Entries) -> Finding:
     if "coverage" not in scores:
         return Finding("coverage", title, NO_CIRCUITS)
     rates = {
-        (QUANTITY_WORDS[quantity], pairs): estimate(rate)
+        (QUANTITY_WORDS.get(quantity, quantity), pairs): estimate(rate)
         for quantity, sizes in scores["coverage"].items()
         for pairs, rate in sizes.items()
     }
