@@ -38,7 +38,7 @@ class Params(Section):
 
     @field_validator("analysis")
     @classmethod
-    def _kept(cls, analysis: AnalysisParams, info: ValidationInfo):
+    def _kept(cls, analysis: AnalysisParams, info: ValidationInfo) -> AnalysisParams:
         train = info.data.get("train")  # None if it is wrong itself
         if train and analysis.checkpoint not in train.checkpoints:
             raise ValueError(

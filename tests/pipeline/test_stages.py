@@ -99,7 +99,7 @@ def test_worked_examples_need_pairs_and_a_selection(analysed, capsys):
     shutil.copy("runs/pilot/training.csv", "metrics")
     shutil.copy("runs/pilot/train.json", "metrics")
     (analysed / "runs/examples.json").write_text('{"pairs": []}')
-    refused(capsys, report.main, [], "examples.json: not the examples stage's; run: dvc repro -f examples")
+    refused(capsys, report.main, [], "examples.json: not made by the stage examples; make it")
 
 
 def test_metrics_hold_only_what_dvc_keeps(analysed):
