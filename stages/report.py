@@ -8,6 +8,7 @@ from jinja2 import UndefinedError
 
 from pilot.errors import PilotError
 from pilot.reporting.findings import findings
+from pilot.reporting.findings.training import seeds_are_stale
 from pilot.reporting.matplotlib_figures import figure, png
 from pilot.reporting.measurements import read_measurements
 from pilot.reporting.page import html_page
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         images = {finding.name: png(figure(finding.plot)) for finding in found if finding.plot}
         page = html_page(measured, found, images, examples, params, provenance)
         heads, numbers = head_rows(measured), summary(measured)
+        stale = seeds_are_stale(measured)
     except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise PilotError(
             f"{args.metrics_dir}: results of another version, or damaged ({error!r}); make them again: dvc repro -f"
@@ -49,6 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     write_csv(args.metrics_dir / "heads.csv", HEAD_COLUMNS, heads)
     write_json(args.metrics_dir / "summary.json", numbers)
     write_text(args.output, page)
+    if stale:
+        seeds = args.metrics_dir / "seeds.json"
+        print(f"{seeds} was made from other results; make it again: python -m stages.seeds --help")
     print(f"Wrote {args.output} and {len(images)} figures in {args.metrics_dir / 'figures'}")
 
 

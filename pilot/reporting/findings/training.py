@@ -5,6 +5,7 @@ from __future__ import annotations
 from pilot.reporting.findings.finding import KIND_WORDS, Finding, leading, listed
 from pilot.reporting.measurements import Measurements
 from pilot.reporting.plot import Label, Mark, Panels, Plot, Row, Table
+from pilot.reporting.seeds import comparable, is_stale
 
 EFFECT_WORDS = {"ablation_paren": "ablation impact", "denoising": "denoising", "noising": "noising"}
 
@@ -80,9 +81,20 @@ def seeds(measured: Measurements) -> Finding:
         f"{span('recovery_of_4.ablation')}; the largest Shapley value is {span('largest_shapley.denoising')}. Some "
         f"single head is sufficient for {seeds_with('sufficient')}, necessary for {seeds_with('necessary')}."
     )
+    if seeds_are_stale(measured):
+        text = f"This comparison was made from other results than those on this page. {text}"
     names = next(iter(by_seed.values()))
     rows = [[_plain(name), *(f"{values[name]:.3g}" for values in by_seed.values())] for name in names]
     return Finding("seeds", title, text, values=Table(["", *by_seed], rows))
+
+
+def seeds_are_stale(measured: Measurements) -> bool:
+    """Whether there is a comparison of seeds, and the present results are not in it."""
+    if not measured.seeds:
+        return False
+    if "shapley" not in measured.counterfactual:  # the comparison is of Shapley values, too
+        return True
+    return is_stale(measured.seeds, comparable(measured.train, measured.counterfactual, measured.best_sets))
 
 
 def _last(marks: Row) -> Mark:

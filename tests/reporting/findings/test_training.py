@@ -1,6 +1,7 @@
 from dataclasses import replace
 
-from pilot.reporting.findings.training import accuracy, seeds, training, trajectory
+from pilot.reporting.findings.training import accuracy, seeds, seeds_are_stale, training, trajectory
+from pilot.reporting.seeds import comparable
 
 
 def test_accuracy_is_that_of_the_best_checkpoint(measured):
@@ -39,6 +40,18 @@ def test_seeds_are_compared(measured):
     assert "recover 0.50 to 0.70 by denoising" in finding.text
     assert "sufficient for 0 of 3 seeds, necessary for 2 of 3 seeds." in finding.text
     assert finding.table.rows[0] == ["exact match, paren", "0.5", "0.6", "0.7"]
+
+
+def test_a_comparison_of_seeds_without_the_present_results_is_stale(measured):
+    stale = "made from other results than those on this page"
+    assert seeds_are_stale(measured)
+    assert stale in seeds(measured).text
+    present = comparable(measured.train, measured.counterfactual, measured.best_sets)
+    current = replace(measured, seeds={"seed 7": present})
+    assert not seeds_are_stale(current)
+    assert stale not in seeds(current).text
+    assert seeds_are_stale(replace(current, counterfactual={}))
+    assert not seeds_are_stale(replace(measured, seeds={}))
 
 
 def test_what_is_missing_is_said(measured):
