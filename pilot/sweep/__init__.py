@@ -1,7 +1,7 @@
 """Sweeps: many interventions over many pairs.
 
-`pilot.sweep` names both this package and the function in it, so the package itself can be called: `pilot.sweep(...)` and
-`from pilot import sweep` work whatever was imported first.
+`pilot.sweep` names both this package and the function in it, so the package itself can be called: `pilot.sweep(...)`
+and `from pilot import sweep` work whatever was imported first.
 """
 
 import sys
