@@ -19,7 +19,7 @@ from pilot.models.hooks import check_unpatched
 from pilot.models.sizes import ModelSizes
 from pilot.models.transformer import PilotTransformer
 from pilot.ops.checks import MAX_HEAD_DIM
-from pilot.ops.patched_attention import which_impl
+from pilot.ops.dispatch import which_impl
 from pilot.sweep.folded import fold
 from pilot.sweep.inputs import SweepInputs, checked_inputs
 from pilot.sweep.operators import Operators
