@@ -19,7 +19,7 @@ from pilot.models.hooks import check_unpatched
 from pilot.models.sizes import ModelSizes
 from pilot.models.transformer import PilotTransformer
 from pilot.ops.checks import MAX_HEAD_DIM
-from pilot.ops.patched_attention import which_impl
+from pilot.ops.dispatch import which_impl
 from pilot.sweep.folded import fold
 from pilot.sweep.inputs import SweepInputs, checked_inputs
 from pilot.sweep.operators import Operators
@@ -42,8 +42,8 @@ class SweepEngine:
             pilot.ops or in PyTorch; "reference" runs the whole model for every intervention; "auto" is the first of
             fused, eager and reference that can run this model
 
-    The attribute `impl` is the one chosen. The attribute `rows` says how many (intervention, pair, position) rows are
-    computed at a time; it is set to what suits the device, and changes no more than rounding.
+    The attribute `impl` is the one chosen. The attribute `rows`, how many (intervention, pair, position) rows are
+    computed at a time, is set to what suits model and device; other values change no more than rounding.
 
     Raises PilotError where `impl` cannot run, and where the engine does not reproduce the model's own logits. Weights
     that are written through `.data` change without a trace: make a new engine then.
@@ -55,7 +55,7 @@ class SweepEngine:
         self.model = model
         self._requested = impl
         self._scheduler: Scheduler | None = None
-        self._weights: list[tuple[int, int, int]] = []
+        self._prepared_for: list[tuple[int, int, int]] = []
         self._prepare()
 
     def run(
@@ -85,7 +85,7 @@ class SweepEngine:
         """
         check_unpatched(self.model)
         inputs = checked_inputs(self.model, recipient, donor, interventions, read)
-        if _versions(self.model) != self._weights:
+        if _versions(self.model) != self._prepared_for:
             self._prepare()
         return self._run(inputs, measure, progress)
 
@@ -95,19 +95,19 @@ class SweepEngine:
 
     def _prepare(self) -> None:
         """Decide the implementation, and make the model ready for it."""
-        self._weights = _versions(self.model)
         weight = next(self.model.parameters()).detach()
         self.impl = _choose_impl(self.model, self._requested, weight)
         if self.impl == "reference":
             self._scheduler = None
             self.rows = row_budget(weight, max(max(weight.shape) for weight in self.model.parameters()))
-            return
-        assert isinstance(self.model, PilotTransformer)  # the one that `_choose_impl` lets through
-        check_unpatched(self.model)
-        folded = fold(self.model)
-        self.rows = row_budget(weight, folded.d_mlp + folded.d_model)
-        self._scheduler = Scheduler(folded, Operators.of(self.impl))
-        self._check_against_model(ModelSizes.of(self.model), weight)
+        else:
+            assert isinstance(self.model, PilotTransformer)  # `_choose_impl` lets no other model through
+            check_unpatched(self.model)
+            folded = fold(self.model)
+            self.rows = row_budget(weight, folded.d_mlp + folded.d_model)
+            self._scheduler = Scheduler(folded, Operators.of(self.impl))
+            self._check_against_model(ModelSizes.of(self.model), weight)
+        self._prepared_for = _versions(self.model)
 
     @torch.no_grad()
     def _run(self, inputs: SweepInputs, measure: Measure | None, progress: bool) -> Tensor:
