@@ -108,24 +108,24 @@ def _stability(
 
 
 def judge_null(kind: str, seed: Seed, pairs: int, setting: Setting) -> dict[str, bool]:
-    """Whether any head of a null circuit gets a word that it should not have, by word.
+    """Whether any head of a circuit gets a word that it should not have, by the words that the circuit tempts to.
 
-    "shared"   ten heads carry `min_effect` of the answer each, which is not more than it: no head earns a word
-    "damage"   the circuit of that name: only one head is sufficient, two others have effects from any donor
+    "shared"   ten heads recover `min_effect` each, which is not above it: none is sufficient or necessary
+    "damage"   the circuit of that name: two heads have effects from any donor and are not sufficient; the effects of
+               sets do not add up, but no heads are redundant
     """
     rng = np.random.default_rng(seed)
     if kind == "shared":
         circuit = random_circuit(shared(NULL_SIZE[0] * NULL_SIZE[1], setting.rule.min_effect), *NULL_SIZE, rng)
-        words: tuple[str, ...] = ("sufficient", "necessary", "redundant")
     else:
         circuit = random_circuit(KINDS[kind], *SIZES[rng.integers(len(SIZES))], rng)
-        words = ("sufficient",)
     experiments = plant_and_pair(circuit, pairs, setting.noise, rng, setting.impl)
     found = HeadMeasurements.of(experiments).words(np.arange(pairs), setting.rule, rng)
-    if "redundant" in words:
+    if kind == "damage":
+        del found["necessary"]
         found |= SetMeasurements.of(experiments).words(np.arange(pairs), setting.rule, rng)
     wanted = expected(circuit, setting.rule.min_effect)
-    return {word: Tally.of(found, wanted, word).false > 0 for word in words}
+    return {word: Tally.of(found, wanted, word).false > 0 for word in found}
 
 
 def covered(kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int, setting: Setting) -> Covered:
@@ -137,17 +137,18 @@ def covered(kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int
     rng = np.random.default_rng(seed)
     circuit = random_circuit(KINDS[kind], *SIZES[0], rng)
     experiments = plant_and_pair(circuit, POPULATION, setting.noise, rng, setting.impl)
-    subsets = SetMeasurements.of({"denoising": experiments["denoising"]}).subsets["denoising"]
-    changes = {"recovery": HeadMeasurements.of(experiments).evidence["denoising"].change,
-               "shapley": shapley(subsets.change)}  # fmt: skip
-    gap = subsets.gap
-    result: Covered = {name: {} for name in changes}
+    one = {"denoising": experiments["denoising"]}
+    recovery, subsets = HeadMeasurements.of(one).evidence["denoising"].change, SetMeasurements.of(one).subsets
+    changes = np.stack([recovery, shapley(subsets["denoising"].change)])
+    gap = experiments["denoising"].gap
+    truth = changes.sum(2) / gap.sum()
+    result: Covered = {"recovery": {}, "shapley": {}}
     for size in sample_sizes:
         index = rng.integers(POPULATION, size=(simulations, size))
-        for name, change in changes.items():
-            truth = change.sum(1) / gap.sum()
-            estimates = [bootstrap_ratio(change[:, i], gap[i], setting.rule.resamples, rng) for i in index]
-            result[name][size] = np.array([(e.low <= truth) & (truth <= e.high) for e in estimates])
+        estimates = [bootstrap_ratio(changes[..., i], gap[i], setting.rule.resamples, rng) for i in index]
+        held = np.array([(estimate.low <= truth) & (truth <= estimate.high) for estimate in estimates])
+        for number, by_size in enumerate(result.values()):
+            by_size[size] = held[:, number]
     return result
 
 
