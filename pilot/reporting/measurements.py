@@ -11,6 +11,9 @@ from typing import Any
 from pilot.errors import PilotError
 from pilot.runtime.files import read_json, read_text
 
+# What the report calls the kinds of expressions.
+KIND_WORDS = {"flat": "flat", "paren": "parenthesised"}
+
 Entries = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.interventions import parse_heads
-from pilot.reporting.findings.finding import KIND_WORDS
-from pilot.reporting.measurements import Entries, Measurements, Rows
+from pilot.reporting.measurements import KIND_WORDS, Entries, Measurements, Rows
 
 SET_SIZE = "4"  # heads in the sets whose recovery is compared
 

@@ -9,7 +9,6 @@ from pilot.experiments.statistics import Estimate
 from pilot.interventions import parse_heads
 from pilot.reporting.plot import Label, Mark, Panel, Plot, Table
 
-KIND_WORDS = {"flat": "flat", "paren": "parenthesised"}
 EDIT_WORDS = {"regroup": "parentheses moved", "operator": "operator changed", "operand": "operand changed"}
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pilot.reporting.findings.finding import KIND_WORDS, Finding, leading, listed
-from pilot.reporting.measurements import Measurements
+from pilot.reporting.findings.finding import Finding, leading, listed
+from pilot.reporting.measurements import KIND_WORDS, Measurements
 from pilot.reporting.plot import Label, Mark, Panels, Plot, Row, Table
 from pilot.reporting.seeds import comparable, is_stale
 
