@@ -18,8 +18,7 @@ from tqdm import tqdm
 from pilot.errors import PilotError
 from pilot.experiments.statistics import clustered_rate
 from pilot.inputs.prompts import Prompt, gives_answer, last_positions, make_batch
-from pilot.interventions import HeadPatch, Intervention
-from pilot.models.transformer import ModelConfig
+from pilot.interventions import HeadPatch, Intervention, head_counts
 from pilot.sweep import SweepEngine
 
 Metric = Literal["exact_match", "final_token"]
@@ -159,17 +158,19 @@ class RepairExperiment:
         }
 
 
-def control_heads(target: Intervention, config: ModelConfig, first: int | None = None) -> Intervention | None:
+def control_heads(target: Intervention, model: object, first: int | None = None) -> Intervention | None:
     """As many other heads in the same layers at the same positions: for each head the next free one of its layer.
 
-    first   the head to take instead; it must not be the target's own. None is returned if a layer has too few heads.
+    model   or its config
+    first   the head to take instead; it must not be the target's own
+
+    Returns None if a layer has too few heads.
     """
+    _, n_heads = head_counts(model)
     taken = {(patch.layer, patch.head) for patch in target}
     controls: Intervention = ()
     for patch in target:
-        candidates = (
-            [first] if first is not None else [(patch.head + i) % config.n_heads for i in range(1, config.n_heads)]
-        )
+        candidates = [first] if first is not None else [(patch.head + i) % n_heads for i in range(1, n_heads)]
         free = [head for head in candidates if (patch.layer, head) not in taken]
         if not free:
             return None

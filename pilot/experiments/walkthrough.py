@@ -42,7 +42,8 @@ class Walkthrough:
         _section("Activation Patching Experiment")
         print("Target: " + "; ".join(f"Layer {patch.layer}, Head {patch.head}" for patch in target))
         print(f"Checkpoint: {self.checkpoint}\nDevice: {next(model.parameters()).device}\n")
-        print(f"Model loaded: {model.n_parameters / 1e6:.2f}M parameters\n")
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"Model loaded: {n_parameters / 1e6:.2f}M parameters\n")
         print("Finding examples...")
         first = first_transplant(experiment)
         good, bad = prompts[first.donor], prompts[first.recipient]
@@ -50,8 +51,8 @@ class Walkthrough:
         if good.seq_len != bad.seq_len:
             print(f"No correct example has that length: the good one's activation is cut to {bad.seq_len} positions")
         print()
-        check_intervention(target, model.config, bad.seq_len)
-        control = control_heads(target, model.config, control_head)
+        check_intervention(target, model, bad.seq_len)
+        control = control_heads(target, model, control_head)
 
         fixed = self._tell(f"EXPERIMENT 1: Patch {title(target)} from correct to incorrect example", first, target)
         control_fixed = second_fixed = None
