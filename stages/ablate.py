@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = {kind: args.data_dir / f"pilot_test_{kind}.jsonl" for kind in KINDS}
     tests = {kind: prompts_of(read_examples(path, model.config.context)) for kind, path in paths.items()}
     val = prompts_of(read_examples(args.data_dir / "pilot_val.jsonl", model.config.context))
-    constant = {"zero": zero_donor(model.config), "mean": mean_donor(model, val)}
+    constant = {"zero": zero_donor(model), "mean": mean_donor(model, val)}
 
     heads = single_heads(model.config)
     names = [head.name for (head,) in heads]

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from pilot.inputs.pairs import TokenPair
 from pilot.inputs.prompts import Batch, Prompt, batches_by_length
 from pilot.models.hooks import head_outputs
 from pilot.models.sizes import ModelSizes
-from pilot.models.transformer import ModelConfig
 
 # What `SweepEngine.run` takes as donor for the recipients of a batch: tokens (N, T), or for each layer head outputs
 # (N or 1, T, H, D).
@@ -86,29 +86,28 @@ class SelfDonor:
 
 @dataclass(frozen=True)
 class ConstantDonor:
-    """The same head outputs for every recipient: for each layer z (1, context, H, D), cut to the recipient's length."""
+    """The same head outputs for every recipient: for each layer z (1, T, H, D), and zeros at positions from T on."""
 
     z: Sequence[Tensor]
 
     def __call__(self, batch: Batch) -> list[Tensor]:
-        return [layer[:, : batch.inputs.shape[1]] for layer in self.z]
+        seq = batch.inputs.shape[1]
+        return [pad(layer[:, :seq], (0, 0, 0, 0, 0, max(0, seq - layer.shape[1]))) for layer in self.z]
 
 
-def zero_donor(config: ModelConfig) -> ConstantDonor:
+def zero_donor(model: nn.Module) -> ConstantDonor:
     """Zeros in the place of every head."""
-    return ConstantDonor([torch.zeros(1, config.context, config.n_heads, config.head_dim)] * config.n_layers)
+    sizes = ModelSizes.of(model)
+    return ConstantDonor([torch.zeros(1, 0, sizes.n_heads, sizes.head_dim)] * sizes.n_layers)
 
 
 @torch.no_grad()
 def mean_donor(model: nn.Module, prompts: Sequence[Prompt], batch_size: int = 512) -> ConstantDonor:
-    """The mean z of each head at each position, over the prompts (with their answers) that reach it.
-
-    Positions beyond the longest of them are zero.
-    """
+    """The mean z of each head at each position, over the prompts (with their answers) that reach it."""
     sizes, device = ModelSizes.of(model), next(model.parameters()).device
-    context = sizes.context or max(prompt.seq_len for prompt in prompts)
-    totals = torch.zeros(sizes.n_layers, context, sizes.n_heads, sizes.head_dim, dtype=torch.float64)
-    counts = torch.zeros(context, 1, 1, dtype=torch.float64)
+    longest = max(prompt.seq_len for prompt in prompts)
+    totals = torch.zeros(sizes.n_layers, longest, sizes.n_heads, sizes.head_dim, dtype=torch.float64)
+    counts = torch.zeros(longest, 1, 1, dtype=torch.float64)
     for batch in batches_by_length(prompts):
         for inputs in torch.split(batch.inputs, batch_size):
             seq = inputs.shape[1]

@@ -35,7 +35,7 @@ def position_map(experiment: PairExperiment, labels: Sequence[tuple[str, ...]]) 
     """
     form, number = Counter(labels).most_common(1)[0]
     chosen = experiment.take(np.array([i for i, its in enumerate(labels) if its == form]))
-    config = experiment.engine.model.config
-    heads = single_heads(config)
-    recovery = chosen.recovery(single_positions(config, len(form))).reshape(len(heads), -1)
+    model = experiment.engine.model
+    heads = single_heads(model)
+    recovery = chosen.recovery(single_positions(model, len(form))).reshape(len(heads), -1)
     return PositionMap(heads, form, recovery, number)

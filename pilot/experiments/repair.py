@@ -159,13 +159,14 @@ class RepairExperiment:
 
 
 def control_heads(target: Intervention, model: object, first: int | None = None) -> Intervention | None:
-    """As many other heads of a model (or of its config) in the same layers, at the same positions.
+    """As many other heads in the same layers at the same positions: for each head the next free one of its layer.
 
-    For each head it is the next free one of its layer.
+    model   or its config
+    first   the head to take instead; it must not be the target's own
 
-    first   the head to take instead; it must not be the target's own. None is returned if a layer has too few heads.
+    Returns None if a layer has too few heads.
     """
-    n_heads = head_counts(model)[1]
+    _, n_heads = head_counts(model)
     taken = {(patch.layer, patch.head) for patch in target}
     controls: Intervention = ()
     for patch in target:

@@ -74,7 +74,7 @@ def measure_heads(
 
     Recovery is left out where the mean gap is below `min_logit_gap`, and with it where there are no pairs.
     """
-    heads = single_heads(engine.model.config)
+    heads = single_heads(engine.model)
     names = [head.name for (head,) in heads]
     accuracy = ablated_correct(engine, lines, [(), *heads], mean_donor(engine.model, val)).mean(1)
     measured: dict[str, Any] = {"ablation_paren": dict(zip(names, (accuracy[0] - accuracy[1:]).tolist(), strict=True))}

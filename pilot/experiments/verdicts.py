@@ -173,6 +173,6 @@ def in_words(verdict: Mapping[str, int]) -> str:
 
 def stability(experiment: PairExperiment, k: int, resamples: int, seed: int) -> dict[str, float]:
     """How often each head is among the k of largest effect when the pairs are drawn anew, by name."""
-    heads = single_heads(experiment.engine.model.config)
+    heads = single_heads(experiment.engine.model)
     frequency = selection_frequency(experiment.changes(heads), k, resamples, np.random.default_rng(seed))
     return {head.name: float(share) for (head,), share in zip(heads, frequency, strict=True)}

@@ -42,7 +42,8 @@ class Walkthrough:
         _section("Activation Patching Experiment")
         print("Target: " + "; ".join(f"Layer {patch.layer}, Head {patch.head}" for patch in target))
         print(f"Checkpoint: {self.checkpoint}\nDevice: {next(model.parameters()).device}\n")
-        print(f"Model loaded: {sum(weight.numel() for weight in model.parameters()) / 1e6:.2f}M parameters\n")
+        n_parameters = sum(parameter.numel() for parameter in model.parameters())
+        print(f"Model loaded: {n_parameters / 1e6:.2f}M parameters\n")
         print("Finding examples...")
         first = first_transplant(experiment)
         good, bad = prompts[first.donor], prompts[first.recipient]

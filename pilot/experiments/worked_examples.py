@@ -47,7 +47,7 @@ def worked_example(model: PilotTransformer, pair: TokenPair, selected: Intervent
     device = next(model.parameters()).device
     sides: dict[str, Prompt] = {"clean": pair.clean, "corrupt": pair.corrupt}
     prompts = {side: torch.tensor([prompt.ids], device=device) for side, prompt in sides.items()}
-    interventions = {patch.name: (patch,) for (patch,) in single_heads(model.config)} | {"top_k": selected}
+    interventions = {patch.name: (patch,) for (patch,) in single_heads(model)} | {"top_k": selected}
 
     def answer(recipient: str, donor: str, intervention: Intervention) -> str:
         end = sides[recipient].answer[-1]
@@ -95,6 +95,6 @@ def _attention(model: PilotTransformer, prompt: Tensor) -> dict[str, list[list[i
     patterns = hooks.attention_patterns(model, prompt)
     thousandths = {
         patch.name: (1000 * patterns[patch.layer][0, patch.head]).round().int().tolist()
-        for (patch,) in single_heads(model.config)
+        for (patch,) in single_heads(model)
     }
     return {name: [row[: i + 1] for i, row in enumerate(pattern)] for name, pattern in thousandths.items()}

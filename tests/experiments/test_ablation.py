@@ -20,7 +20,7 @@ def test_an_ablation_is_a_patch(trained, method):
     examples = read_examples(trained.data / "pilot_test_paren.jsonl")
     prompts, buckets = prompts_of(examples), buckets_by_length(examples)
     donor = {
-        "zero": lambda: zero_donor(model.config),
+        "zero": lambda: zero_donor(model),
         "mean": lambda: mean_donor(model, prompts),
         "resample": lambda: resample_donor(prompts, np.random.default_rng(3)),
     }[method]()
