@@ -6,19 +6,32 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from pilot.ops.branched_hidden import branched_hidden
+from pilot.models.attention import causal_attention
+from pilot.ops.branched_mlp import branched_mlp
 from pilot.ops.patched_attention import patched_attention
 
 
 class Operators(NamedTuple):
-    """pilot.ops.patched_attention and pilot.ops.branched_hidden, each in one implementation."""
+    """Attention and the branches' MLP, each in one implementation."""
 
-    patched_attention: Callable[..., Tensor]
-    branched_hidden: Callable[..., Any]
+    causal_attention: Callable[..., Tensor]
+    branched_mlp: Callable[..., Any]
 
     @classmethod
     def of(cls, impl: str) -> Operators:
         """Those of "fused" or "eager"."""
-        return cls(partial(patched_attention, impl=impl), partial(branched_hidden, impl=impl))
+        attention = _fused_attention if impl == "fused" else _eager_attention
+        return cls(attention, partial(branched_mlp, impl=impl))
+
+
+def _eager_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, out: Tensor) -> Tensor:
+    return out.copy_(causal_attention(q, k, v, scale=scale))
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, out: Tensor) -> Tensor:
+    row = torch.arange(len(q), device=q.device)
+    nothing = torch.zeros(q.shape[:3], dtype=torch.bool, device=q.device)
+    return patched_attention(q, k, v, q, row, row, nothing, scale=scale, impl="fused", out=out)

@@ -1,46 +1,72 @@
+"""A lowered program is the same function of the tokens as the model that it was made from, for every family."""
+
+from __future__ import annotations
+
 import pytest
 import torch
+from support.tiny_models import CONTEXT, MODELS, VOCAB, tiny_model
 
-from pilot.models.transformer import ModelConfig, PilotTransformer
-from pilot.sweep.buffers import Buffers
-from pilot.sweep.executor import Executor
-from pilot.sweep.lowering import lower
-from pilot.sweep.operators import Operators
-from pilot.sweep.plan import Planner
+from pilot.sweep.lowering import LoweringError, lower
 
 
-@pytest.fixture
-def model() -> PilotTransformer:
-    torch.manual_seed(3)
-    model = PilotTransformer(ModelConfig(n_layers=2, n_heads=3, d_model=12, d_mlp=10, context=6))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return model.double().eval()
+def logits_of(model, ids):
+    out = model(ids)
+    return getattr(out, "logits", out)
 
 
-@pytest.mark.parametrize("reads", [(0, 5), (5,)], ids=["usual attention", "absorbed in the last layer"])
-def test_the_program_gives_the_same_head_outputs(model, reads):
-    ids = torch.randint(0, 17, (4, 6))
-    model(ids)
-    plan = Planner(((),), model.config.n_layers).plan(0, reads)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_program_gives_the_models_logits(name, seed):
+    model = tiny_model(name, seed)
+    ids = torch.randint(VOCAB, (4, CONTEXT - seed * 9))
+    expected = logits_of(model, ids)
+    spread = expected.std()
+    assert spread > 0.05, "a model that says the same of everything would prove nothing"
+    assert (lower(model)(ids) - expected).abs().max() < 1e-4 * spread
+
+
+@torch.no_grad()
+def test_float64_models_are_lowered_in_float64():
+    model = tiny_model("llama").double()
+    ids = torch.randint(VOCAB, (2, 9))
     program = lower(model)
-    executor = Executor(program, Operators.of("eager"), Buffers(program.tokens), rows=100)
-    runs = executor.unpatched("recipient", ids, plan)
-    assert [run.absorbed for run in runs] == [False, reads == (5,)]
-    for block, run in zip(model.blocks, runs, strict=True):
-        torch.testing.assert_close(run.z, block.attn.last_head_output[:, run.start :])
-    assert [run.start for run in runs] == [0, reads[0]]
+    assert program.unembed.weight.dtype == torch.float64
+    assert (program(ids) - logits_of(model, ids)).abs().max() < 1e-6
 
 
-def test_nothing_writes_a_mean_to_the_residual_stream(model):
-    program = lower(model)
-    writes = [program.tokens, program.positions]
-    for layer in program.layers:
-        writes += [layer.out, layer.out_bias, layer.mlp_out, layer.mlp_out_bias, layer.head_state[..., :12]]
-    for write in writes:
-        torch.testing.assert_close(write.mean(-1), torch.zeros(write.shape[:-1], dtype=torch.double))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: model.half(), r"its weights are float16, not float32 or float64: call model.float\(\)"),
+        (
+            lambda model: setattr(model.model.layers[0].mlp, "down_proj", torch.nn.Identity()),
+            "a Identity stands where a plain",
+        ),
+        (
+            lambda model: setattr(model.config, "hidden_act", "relu"),
+            "activation 'relu' is not supported by the sweep engine",
+        ),
+        (
+            lambda model: setattr(model.model.rotary_emb, "rope_type", "dynamic"),
+            "rotary embedding 'dynamic', which depends on",
+        ),
+    ],
+)
+def test_what_a_program_has_no_word_for_is_refused(change, message):
+    model = tiny_model("llama")
+    change(model)
+    with pytest.raises(LoweringError, match=message):
+        lower(model)
 
 
-def test_weights_keep_the_models_precision(model):
-    program = lower(model.float())
-    assert {tensor.dtype for tensor in vars(program.layers[0]).values() if torch.is_tensor(tensor)} == {torch.float32}
+def test_softcaps_are_refused():
+    model = tiny_model("gemma3")
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(LoweringError, match="a softcap of logits is not supported"):
+        lower(model)
+
+
+def test_an_unknown_model_is_refused_by_name():
+    with pytest.raises(LoweringError, match="Linear is not among PilotTransformer, GPT2LMHeadModel"):
+        lower(torch.nn.Linear(2, 2))
