@@ -82,9 +82,9 @@ class SweepEngine:
                         several threads; None: the logits themselves
         progress        show a progress bar, where standard error is a terminal
 
-        Returns (n_interventions, P, M), or (n_interventions, P, R, V or K) without a measure, on the CPU. No other memory
-        grows with the number of interventions or pairs. Raises PilotError for arguments that do not fit the model or
-        each other, and for a model on which a patch is set.
+        Returns (n_interventions, P, M), or (n_interventions, P, R, V or K) without a measure, on the CPU. No other
+        memory grows with the number of interventions or pairs. Raises PilotError for arguments that do not fit the
+        model or each other, and for a model on which a patch is set.
         """
         check_unpatched(self.model)
         inputs = checked_inputs(self.model, recipient, donor, interventions, read, tokens)
@@ -118,7 +118,7 @@ class SweepEngine:
             program = lower(self.model)
             head_dim = max(layer.attention.head_dim for layer in program.layers)
             if head_dim > MAX_HEAD_DIM:
-                raise LoweringError(f"the operators take heads of at most {MAX_HEAD_DIM} dimensions, not {head_dim}")
+                raise LoweringError(f"the operators take heads of at most {MAX_HEAD_DIM} dimensions, these have {head_dim}")
         except LoweringError as error:
             self._fall_back(str(error))
             return None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from pilot.ops.norms import normalised
 from pilot.sweep.buffers import Buffers, RunBuffers
-from pilot.sweep.layer_attention import LayerAttention, LayerRun
+from pilot.sweep.layer_attention import LayerAttention, LayerRun, absorbs
 from pilot.sweep.layers import Layer, layer_of
 from pilot.sweep.layout import Layout, Layouts
 from pilot.sweep.operators import Operators
@@ -88,7 +88,8 @@ class Executor:
         last = len(self._model.layers) - 1
         for layer, (attention, rest) in enumerate(zip(self._model.attention, self._model.layers, strict=True)):
             if layer == last:
-                runs.append(attention.unpatched(x, plan.reads[0], attention.absorbs(plan), buffers[layer], scratch))
+                absorbed = absorbs(self._model.program.layers[layer].attention, plan)
+                runs.append(attention.unpatched(x, plan.reads[0], absorbed, buffers[layer], scratch))
                 break
             runs.append(attention.unpatched(x, 0, False, buffers[layer], scratch))
             # One node, one branch, no terms.

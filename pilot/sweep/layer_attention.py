@@ -25,6 +25,19 @@ from pilot.sweep.plan import Plan, Span
 from pilot.sweep.program import Affine, AttentionProgram
 
 
+def absorbs(program: AttentionProgram, plan: Plan) -> bool:
+    """Whether the last layer's attention can be absorbed and multiplies less so, all positions changed."""
+    d_model, width = program.q.weight.shape
+    usual = plan.end * (program.k.weight.numel() + program.v.weight.numel())
+    queries = plan.end - plan.reads[0]
+    absorbed = queries * 2 * (d_model * width + plan.end * (d_model * program.n_heads - width))
+    return _absorbable(program) and absorbed < usual and d_model <= MAX_HEAD_DIM
+
+
+def _absorbable(program: AttentionProgram) -> bool:
+    return program.rotary is None and program.q_norm is None and program.k_norm is None
+
+
 @dataclass(frozen=True)
 class LayerRun:
     """What a layer did in an unpatched run.
@@ -57,25 +70,15 @@ class LayerAttention:
         biases = (program.k.bias, program.v.bias)
         both = None if biases == (None, None) else torch.cat([_bias(program.k), _bias(program.v)])
         self._kv = Affine(torch.cat([program.k.weight, program.v.weight], dim=1), both)
-        # By head: (H, D, d) takes a query to what all x / rms(x) are multiplied by, (H, d, D) a mean of these to values.
-        heads_each = program.n_heads // program.n_kv_heads
-        keys, values = (
-            each.weight.unflatten(1, (program.n_kv_heads, program.head_dim)).repeat_interleave(heads_each, 1)
-            for each in (program.k, program.v)
-        )
-        self._absorbable = program.rotary is None and program.k_norm is None and program.q_norm is None
-        if self._absorbable:
+        if _absorbable(program):
+            # By head: what takes a query to the residual stream (H, D, d), and a mean of that to values (H, d, D).
+            by_head = (program.n_kv_heads, program.head_dim)
+            heads_each = program.n_heads // program.n_kv_heads
+            keys, values = (
+                each.weight.unflatten(1, by_head).repeat_interleave(heads_each, 1) for each in (program.k, program.v)
+            )
             self._to_keys, self._to_values = keys.permute(1, 2, 0).contiguous(), values.transpose(0, 1).contiguous()
-            bias = _bias(program.v).unflatten(0, (program.n_kv_heads, program.head_dim))
-            self._values_bias = bias.repeat_interleave(heads_each, 0)
-
-    def absorbs(self, plan: Plan) -> bool:
-        """Whether as the last layer's it multiplies less in the absorbed form, all positions changed."""
-        program, d_model = self._program, self._kv.weight.shape[0]
-        width, queries = program.n_heads * program.head_dim, plan.end - plan.reads[0]
-        usual = plan.end * d_model * self._kv.weight.shape[1]
-        absorbed = queries * 2 * (d_model * width + plan.end * (d_model * program.n_heads - width))
-        return self._absorbable and absorbed < usual and d_model <= MAX_HEAD_DIM
+            self._values_bias = _bias(program.v).unflatten(0, by_head).repeat_interleave(heads_each, 0)
 
     def unpatched(self, x: Tensor, start: int, absorbed: bool, buffers: RunBuffers, scratch: Scratch) -> LayerRun:
         """The layer's run of x (B, E, d), with queries from position `start` on. It stands in `buffers`."""

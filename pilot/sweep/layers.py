@@ -29,10 +29,14 @@ from pilot.sweep.program import AttentionProgram, LayerProgram
 
 
 class Layer(Protocol):
-    """One layer behind its heads. Tensors are in the buffers that are given, good until these are used again."""
+    """One layer behind its heads. Tensors are in the buffers that are given, good until these are used again.
+
+    columns, term_columns   numbers in a row of a state, and of a term
+    """
 
     program: LayerProgram
     columns: int
+    term_columns: int
 
     def state(self, x: Tensor, z: Tensor, buffers: LayerBuffers, scratch: Scratch) -> Tensor:
         """What all branches share: x (N, B, W, d) entered the layer, z (N, B, W, H, D) -> (N, B, W, columns)."""
@@ -56,7 +60,7 @@ class _HeadTerms:
 
     def __init__(self, attention: AttentionProgram, columns: int):
         self._out = attention.out.weight.unflatten(0, (attention.n_heads, attention.head_dim))  # (H, D, d)
-        self._columns = columns
+        self.term_columns = columns
         self._writes: dict[int, Tensor] = {}
 
     def _writes_of(self, head: int) -> Tensor:
@@ -65,12 +69,12 @@ class _HeadTerms:
 
     def terms(self, heads: Sequence[int], donor: Tensor, z: Tensor, buffers: LayerBuffers, scratch: Scratch) -> Tensor:
         difference = scratch.difference(*z.shape[:3], z.shape[-1])
-        terms = buffers.terms(len(heads), *z.shape[:3], self._columns)
+        terms = buffers.terms(len(heads), *z.shape[:3], self.term_columns)
         for head, term in zip(heads, terms, strict=True):
             if head not in self._writes:
                 self._writes[head] = self._writes_of(head)
             torch.sub(donor[..., head, :], z[..., head, :], out=difference)
-            torch.mm(difference.view(-1, z.shape[-1]), self._writes[head], out=term.view(-1, self._columns))
+            torch.mm(difference.view(-1, z.shape[-1]), self._writes[head], out=term.view(-1, self.term_columns))
         return terms
 
 

@@ -19,9 +19,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from support.project import no_compiler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+from support.project import no_compiler
 
 aten = torch.ops.aten
 MOVES = {aten._to_copy.default, aten.copy_.default}  # the operations that are there to take tensors of two devices

@@ -33,9 +33,9 @@ def lower(model: nn.Module) -> Program:
     Norms are folded in float64, then rounded. Raises LoweringError, which says why, for a model of another class or
     with an option that a program has no word for.
     """
-    family = FAMILIES.get(type(model).__name__)
+    family = next((FAMILIES[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in FAMILIES), None)
     if family is None:
-        raise LoweringError(f"{type(model).__name__} is not among {', '.join(FAMILIES)}")
+        raise LoweringError(f"the sweep engine cannot lower a {type(model).__name__}, only {', '.join(FAMILIES)}")
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
