@@ -118,7 +118,9 @@ class SweepEngine:
             program = lower(self.model)
             head_dim = max(layer.attention.head_dim for layer in program.layers)
             if head_dim > MAX_HEAD_DIM:
-                raise LoweringError(f"the operators take heads of at most {MAX_HEAD_DIM} dimensions, these have {head_dim}")
+                raise LoweringError(
+                    f"the operators take heads of at most {MAX_HEAD_DIM} dimensions, these have {head_dim}"
+                )
         except LoweringError as error:
             self._fall_back(str(error))
             return None

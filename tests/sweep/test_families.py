@@ -132,12 +132,12 @@ def test_a_family_that_no_lowering_knows_runs_as_reference_and_says_so():
         pad_token_id=0,
     )
     model = transformers.OlmoForCausalLM(config).eval()
-    with pytest.warns(UserWarning, match="run the whole model for every intervention: the sweep engine cannot lower a OlmoForCausalLM"):
+    with pytest.warns(UserWarning, match="run the whole model .*: the sweep engine cannot lower a OlmoForCausalLM"):
         engine = SweepEngine(model)
     assert engine.impl == "reference"
     recipient, donor = pairs(seed=3)
     assert engine.run(recipient, donor, single_heads(model), read=torch.full((PAIRS, 1), 8)).isfinite().all()
-    with pytest.raises(PilotError, match=r"cannot lower a OlmoForCausalLM, only .*: use impl='reference'"):
+    with pytest.raises(PilotError, match=r"cannot lower a OlmoForCausalLM: use impl='reference'"):
         SweepEngine(model, "eager")
 
 

@@ -35,7 +35,7 @@ def lower(model: nn.Module) -> Program:
     """
     family = next((FAMILIES[kind.__name__] for kind in type(model).__mro__ if kind.__name__ in FAMILIES), None)
     if family is None:
-        raise LoweringError(f"the sweep engine cannot lower a {type(model).__name__}, only {', '.join(FAMILIES)}")
+        raise LoweringError(f"the sweep engine cannot lower a {type(model).__name__}")
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
