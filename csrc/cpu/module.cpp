@@ -1,25 +1,14 @@
-// The module pilot_operators: the operators' schemas, for all devices, and what Python asks about this build.
-// Implementations are registered by patched_attention.cpp and branched_hidden.cpp here, and by ../cuda/binding.cpp.
-
+// The Python module pilot_operators: facts about this build, and hooks for tests. The operators themselves are
+// registered with PyTorch, each where it is written, and are called through torch.ops.pilot. Schemas are in pilot/ops.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/library.h>
 
-#include "kernel.h"
-
-TORCH_LIBRARY(pilot, m) {
-  m.def(
-      "patched_attention(Tensor q, Tensor k, Tensor v, Tensor source, Tensor parent, Tensor source_row, "
-      "Tensor replace, *, float? scale=None) -> Tensor");
-  m.def(
-      "patched_attention_out(Tensor q, Tensor k, Tensor v, Tensor source, Tensor parent, Tensor source_row, "
-      "Tensor replace, *, float? scale=None, Tensor(a!) out) -> ()");
-  m.def(
-      "branched_hidden(Tensor state, Tensor terms, Tensor member, Tensor in_bias, Tensor out_bias, float eps, *, "
-      "Tensor(a!) hidden, Tensor(b!) after) -> ()");
-}
+#include "cpu/capability.h"
 
 namespace {
+
+#define PILOT_TEXT_OF(x) #x
+#define PILOT_TEXT(x) PILOT_TEXT_OF(x)
 
 pybind11::dict build_facts() {
   pybind11::dict facts;
@@ -35,14 +24,16 @@ pybind11::dict build_facts() {
 #else
   facts["openmp"] = false;
 #endif
+  facts["pybind11"] =
+      PILOT_TEXT(PYBIND11_VERSION_MAJOR) "." PILOT_TEXT(PYBIND11_VERSION_MINOR) "." PILOT_TEXT(PYBIND11_VERSION_PATCH);
   facts["instruction_set"] = pilot::cpu::capability();
   facts["instruction_sets"] = pilot::cpu::capabilities();
   return facts;
 }
 
-// One of the kernels' functions of a number, for lists of them.
+// A kernel's function of one number, for lists of them.
 template <typename T>
-auto each(void (*pilot::Kernels<T>::*function)(const T*, T*, int64_t)) {
+auto elementwise(void (*pilot::Kernels<T>::*function)(const T*, T*, int64_t)) {
   return [function](const std::vector<T>& x) {
     std::vector<T> y(x.size());
     (pilot::cpu::kernels<T>().*function)(x.data(), y.data(), static_cast<int64_t>(x.size()));
@@ -56,9 +47,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   pilot::cpu::capability();  // so that a PILOT_CPU_CAPABILITY that this CPU does not have is an ImportError
   m.doc() = "Facts about this build of the operators in torch.ops.pilot, and hooks for their tests.";
   m.def("build_facts", &build_facts);
-  m.def("use_capability", &pilot::cpu::use_capability, "Use this instruction set from now on, not the best one.");
-  m.def("exp2", each(&pilot::Kernels<float>::exp2), "The kernels' own 2^x, in float32.");
-  m.def("exp2_double", each(&pilot::Kernels<double>::exp2), "The kernels' own 2^x, in float64.");
-  m.def("gelu", each(&pilot::Kernels<float>::gelu), "The kernels' own GELU, in float32.");
-  m.def("gelu_double", each(&pilot::Kernels<double>::gelu), "The kernels' own GELU, in float64.");
+  m.def("use_capability", &pilot::cpu::use_capability, "Use this instruction set from now on, not the fastest.");
+  m.def("exp2", elementwise(&pilot::Kernels<float>::exp2), "The kernels' own 2^x, in float32.");
+  m.def("exp2_double", elementwise(&pilot::Kernels<double>::exp2), "The kernels' own 2^x, in float64.");
+  m.def("gelu", elementwise(&pilot::Kernels<float>::gelu), "The kernels' own GELU, in float32.");
+  m.def("gelu_double", elementwise(&pilot::Kernels<double>::gelu), "The kernels' own GELU, in float64.");
 }

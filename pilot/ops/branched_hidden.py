@@ -9,14 +9,12 @@ Shapes: N nodes, C branches of each, B pairs, W positions, K terms, d d_model, m
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from pilot.ops.checks import check_branched_hidden
+from pilot.ops.dispatch import which_impl
 from pilot.ops.norms import inverse_rms
-from pilot.ops.patched_attention import which_impl
 
 
 def branched_hidden(
@@ -44,16 +42,17 @@ def branched_hidden(
     member    (C, B, W, K) bool       True: the branch adds the term; on the CPU
     in_bias   (m,), out_bias (d,)
     eps       added to the mean square
-    impl      "fused": the operator in csrc/, in float32 or float64 on a CPU; it has no CUDA kernel, and PyTorch runs
-              there. "eager", "auto" and errors are those of pilot.ops.patched_attention
+    impl      "auto", "fused" or "eager", as for pilot.ops.patched_attention; on CUDA "fused" is eager, too: there is no
+              kernel for it
     hidden    (N, C, B, W, m)         written; contiguous
     after     (N, C, B, W, d)         written; contiguous
 
     NaN or infinity in a term does not reach a branch that does not add it. There is no gradient.
+
+    Raises ValueError or TypeError for arguments that do not fit, and PilotError for "fused" where it cannot run.
     """
     arguments = (state, terms, member, in_bias, out_bias, eps)
     if which_impl(impl, state, terms, in_bias, out_bias) == "fused" and state.device.type == "cpu":
-        _register_fake()
         torch.ops.pilot.branched_hidden(*arguments, hidden=hidden, after=after)
     else:
         eager_branched_hidden(*arguments, hidden=hidden, after=after)
@@ -72,8 +71,10 @@ def eager_branched_hidden(
     after: Tensor,
 ) -> None:
     """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build, and on CUDA."""
-    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
-    x, inputs = _totals(state, terms, member).split([out_bias.shape[0], in_bias.shape[0]], dim=-1)
+    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden=hidden, after=after)
+    d = out_bias.shape[0]
+    totals = _totals(state, terms, member)
+    x, inputs = totals[..., :d], totals[..., d:]
     torch.addcmul(in_bias, inputs, inverse_rms(x, eps), out=hidden)
     torch.ops.aten.gelu_(hidden)
     torch.add(x, out_bias, out=after)
@@ -107,11 +108,10 @@ def _totals(state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
     return totals
 
 
-def _fake(state, terms, member, in_bias, out_bias, eps, *, hidden, after) -> None:
-    check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden, after)
-
-
-@cache
-def _register_fake() -> None:
-    """Tells torch.compile that nothing is returned; once, when there is an operator to tell it about."""
-    torch.library.register_fake("pilot::branched_hidden", _fake)
+# The operator in torch.ops.pilot, which csrc/branched_hidden implements for the CPU.
+torch.library.define(
+    "pilot::branched_hidden",
+    "(Tensor state, Tensor terms, Tensor member, Tensor in_bias, Tensor out_bias, float eps, *, "
+    "Tensor(a!) hidden, Tensor(b!) after) -> ()",
+)
+torch.library.register_fake("pilot::branched_hidden", check_branched_hidden)

@@ -1,4 +1,4 @@
-"""The checks of csrc/checks.cpp and csrc/cpu/branched_hidden.cpp in Python: the same order, words and exception types.
+"""The checks of csrc/*/*_checks.cpp in Python: the same order, messages and exception types.
 
 They serve the eager twins, and the fake implementations that torch.compile traces with.
 """
@@ -10,11 +10,22 @@ import math
 import torch
 from torch import Tensor
 
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = 256  # kMaxHeadDim in csrc/patched_attention/patched_attention.h
 
 
-def check_arguments(q, k, v, source, parent, source_row, replace, scale: float | None, out: Tensor | None) -> None:
-    """Raises ValueError or TypeError on a wrong shape, dtype, device or stride."""
+def check_arguments(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    source: Tensor,
+    parent: Tensor,
+    source_row: Tensor,
+    replace: Tensor,
+    *,
+    scale: float | None = None,
+    out: Tensor | None = None,
+) -> None:
+    """Raises ValueError, TypeError or IndexError for arguments of patched_attention that do not fit."""
     _check_dim("q", q, 4, "(P, Tq, H, D)")
     _check_dim("k", k, 4, "(P, Tk, H_kv, D)")
     _check_dim("parent", parent, 1, "(C,)")
@@ -29,10 +40,14 @@ def check_arguments(q, k, v, source, parent, source_row, replace, scale: float |
     _check_shape("replace", replace, (C, Tq, H), "(C, Tq, H)")
     if Tk < Tq:
         raise ValueError(f"k has {Tk} positions, fewer than the {Tq} of q: queries are the last Tq of Tk")
-    if H % H_kv if H_kv else H:
+    if H % H_kv != 0 if H_kv > 0 else H > 0:
         raise ValueError(f"q has {H} heads, not a multiple of the {H_kv} of k and v")
     if not 1 <= D <= MAX_HEAD_DIM:
         raise ValueError(f"head_dim must be 1 to {MAX_HEAD_DIM}, not {D}")
+    if C and not P:
+        raise IndexError(f"parent has {C} entries, but q has no rows")
+    if C and not S:
+        raise IndexError(f"source_row has {C} entries, but source has no rows")
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"scale must be finite, not {scale}")
 
@@ -74,8 +89,18 @@ def check_indexes(q: Tensor, source: Tensor, parent: Tensor, source_row: Tensor)
             raise IndexError(f"{name}[{c}] is {int(index[c])}, but {of} has {rows} rows")
 
 
-def check_branched_hidden(state, terms, member, in_bias, out_bias, eps: float, hidden, after) -> None:
-    """Raises ValueError or TypeError on a wrong shape, dtype, device or stride."""
+def check_branched_hidden(
+    state: Tensor,
+    terms: Tensor,
+    member: Tensor,
+    in_bias: Tensor,
+    out_bias: Tensor,
+    eps: float,
+    *,
+    hidden: Tensor,
+    after: Tensor,
+) -> None:
+    """Raises ValueError or TypeError for arguments of branched_hidden that do not fit."""
     _check_dim("state", state, 4, "(N, B, W, d + m)")
     _check_dim("terms", terms, 5, "(K, N, B, W, d + m)")
     _check_dim("member", member, 4, "(C, B, W, K)")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """x (..., d) -> 1 / sqrt(mean of squares + eps), (..., 1)."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 

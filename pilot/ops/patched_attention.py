@@ -6,21 +6,13 @@ and value heads; D head_dim.
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-
 import torch
 from torch import Tensor
 
 from pilot.errors import PilotError
 from pilot.models.attention import causal_attention
-from pilot.ops import build
-from pilot.ops.checks import check_arguments, check_indexes, dtype_name
-
-FUSED_DTYPES = {
-    "cpu": (torch.float32, torch.float64),
-    "cuda": (torch.float32, torch.bfloat16, torch.float16),
-}
+from pilot.ops.checks import check_arguments, check_indexes
+from pilot.ops.dispatch import which_impl
 
 
 def patched_attention(
@@ -47,15 +39,20 @@ def patched_attention(
     source_row  (C,) int64          which donor row it takes replacements from
     replace     (C, Tq, H) bool     True: take source, False: take attention
     scale                           what scores are multiplied by; None: 1 / sqrt(D)
-    impl                            "fused": the operator in csrc/, PilotError where it cannot run; "eager": PyTorch;
-                                    "auto": on a CPU fused where it can run (a build that fails is said once), else
-                                    eager; on CUDA eager, until the kernels have been tested on a GPU
+    impl                            "fused": the operator in csrc/; "eager": PyTorch; "auto": fused where it can run,
+                                    but not on CUDA until it has been tested on a GPU (pilot.ops.dispatch)
     out         (C, Tq, H, D)       written and returned instead of a fresh tensor; contiguous
     returns     (C, Tq, H, D)       contiguous
 
     Attention is computed once for each parent and head, and (fused) not at all where every child replaces it. A
-    replaced value is copied bit for bit. The operator has no gradient: where one is asked for, "auto" is eager and
-    "fused" raises.
+    replaced value is copied bit for bit, and NaN or infinity in q, k or v of a head stays in that head, and in its
+    parent. Within a head, NaN or infinity in v at a later position stays out of earlier queries on the CPU (fused)
+    only: on CUDA and in PyTorch it is multiplied by their weight of 0.
+
+    The operator has no gradient: where one is asked for, "auto" is eager and "fused" raises.
+
+    Raises ValueError, TypeError or IndexError for arguments that do not fit, and PilotError for "fused" where it cannot
+    run and for gradients into `out`.
     """
     arguments = (q, k, v, source, parent, source_row, replace)
     if out is not None and torch.is_grad_enabled() and any(x.requires_grad for x in (*arguments[:4], out)):
@@ -63,7 +60,8 @@ def patched_attention(
     if which_impl(impl, *arguments[:4]) == "eager":
         return eager_patched_attention(*arguments, scale=scale, out=out)
     if out is None:
-        return torch.ops.pilot.patched_attention(*arguments, scale=scale)
+        z: Tensor = torch.ops.pilot.patched_attention(*arguments, scale=scale)
+        return z
     torch.ops.pilot.patched_attention_out(*arguments, scale=scale, out=out)
     return out
 
@@ -81,7 +79,7 @@ def eager_patched_attention(
     out: Tensor | None = None,
 ) -> Tensor:
     """`patched_attention` in PyTorch: the operator's oracle, and its stand-in where it does not build."""
-    check_arguments(q, k, v, source, parent, source_row, replace, scale, out)
+    check_arguments(q, k, v, source, parent, source_row, replace, scale=scale, out=out)
     check_indexes(q, source, parent, source_row)
     z = causal_attention(q, k, v, scale=scale)  # (P, Tq, H, D)
     z = z.index_select(0, parent)  # (C, Tq, H, D)
@@ -89,60 +87,15 @@ def eager_patched_attention(
     return torch.where(replace.unsqueeze(-1), donors, z, out=out)
 
 
-def which_impl(impl: str, *tensors: Tensor) -> str:
-    """The implementation, "fused" or "eager", that patched_attention(..., impl=impl) takes for these q, k, v, source.
-
-    Without tensors: for float32 on the CPU. Raises PilotError if `impl` is "fused" and it cannot run.
-    """
-    if impl not in ("auto", "fused", "eager"):
-        raise PilotError(f"impl must be auto, fused or eager, not {impl!r}")
-    device, dtype = (tensors[0].device.type, tensors[0].dtype) if tensors else ("cpu", torch.float32)
-    # The CUDA kernels have been tested on an emulation only: until tests/test_cuda.py has passed on a GPU they run
-    # where they are asked for by name.
-    if impl == "eager" or (impl == "auto" and device == "cuda"):
-        return "eager"
-    if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        reason = "the fused operator has no gradient: use torch.no_grad(), or impl='eager'"
-    elif dtype not in FUSED_DTYPES.get(device, ()):
-        reason = f"the fused operator does not compute in {dtype_name(dtype)} on {device}: use impl='eager'"
-    else:
-        reason = _why_not_built(device, impl == "auto")
-    if impl == "fused" and reason is not None:
-        raise PilotError(reason)
-    return "fused" if reason is None else "eager"
-
-
-def _why_not_built(device: str, warn: bool) -> str | None:
-    return _why_not_built_cached(device, warn)
-
-
-# What torch.compiler.assume_constant_result does, without the second that importing torch._dynamo takes: torch.compile
-# asks once, while tracing, and does not follow the builder. It would look through a cache, hence two functions.
-_why_not_built._dynamo_marked_constant = True
-
-
-@cache
-def _why_not_built_cached(device: str, warn: bool) -> str | None:
-    """None if the operator is there for this kind of device, else the reason, with one warning where that is wanted."""
-    reason = build.why_unavailable(device)
-    if reason is None:
-        _register_fakes()
-    elif warn:
-        warnings.warn(f"patched_attention runs in eager PyTorch: {reason}", RuntimeWarning, stacklevel=5)
-    return reason
-
-
-def _fake(q, k, v, source, parent, source_row, replace, *, scale=None):
-    check_arguments(q, k, v, source, parent, source_row, replace, scale, None)
+def _fake(q: Tensor, *others: Tensor, scale: float | None = None) -> Tensor:
+    check_arguments(q, *others, scale=scale)
+    parent = others[3]
     return q.new_empty((parent.shape[0], *q.shape[1:]))
 
 
-def _fake_out(q, k, v, source, parent, source_row, replace, *, scale=None, out):
-    check_arguments(q, k, v, source, parent, source_row, replace, scale, out)
-
-
-@cache
-def _register_fakes() -> None:
-    """Tells torch.compile the operators' shapes; once, when there are operators to tell it about."""
-    torch.library.register_fake("pilot::patched_attention", _fake)
-    torch.library.register_fake("pilot::patched_attention_out", _fake_out)
+# The operators in torch.ops.pilot, which csrc/patched_attention implements for each device.
+_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor source, Tensor parent, Tensor source_row, Tensor replace"
+torch.library.define("pilot::patched_attention", f"({_TENSORS}, *, float? scale=None) -> Tensor")
+torch.library.define("pilot::patched_attention_out", f"({_TENSORS}, *, float? scale=None, Tensor(a!) out) -> ()")
+torch.library.register_fake("pilot::patched_attention", _fake)
+torch.library.register_fake("pilot::patched_attention_out", check_arguments)

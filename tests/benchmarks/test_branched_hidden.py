@@ -10,8 +10,7 @@ import torch
 from support.project import no_compiler
 
 from pilot.models.transformer import ModelConfig
-from pilot.ops import build
-from pilot.ops.branched_hidden import branched_hidden
+from pilot.ops import branched_hidden, build
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)

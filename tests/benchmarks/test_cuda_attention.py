@@ -25,7 +25,7 @@ build.load("cuda")
 SHAPES = [
     (65536, 16, 4, 32, 1, torch.float32),
     (4096, 16, 4, 32, 16, torch.float32),
-    (65536, 16, 4, 32, 1, torch.bfloat16),
+    (32768, 16, 4, 32, 1, torch.bfloat16),  # FlashAttention takes at most 65,535 rows: they are its grid's y
     (16384, 22, 4, 32, 1, torch.float32),
     (4096, 64, 4, 32, 1, torch.float32),
     (4096, 64, 4, 32, 1, torch.bfloat16),

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from support.project import no_compiler
 
-from pilot.ops import build
-from pilot.ops.patched_attention import eager_patched_attention, patched_attention
+from pilot.ops import build, eager_patched_attention, patched_attention
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)

@@ -14,8 +14,7 @@ from support.project import no_compiler
 from torch import Tensor
 
 from pilot.errors import PilotError
-from pilot.ops import build
-from pilot.ops.branched_hidden import branched_hidden, eager_branched_hidden
+from pilot.ops import branched_hidden, build, eager_branched_hidden
 from pilot.sweep.layout import membership
 
 if reason := no_compiler():

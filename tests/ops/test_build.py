@@ -10,7 +10,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pybind11
 import pytest
+import torch
 from support.project import ROOT, no_compiler
 
 from pilot.ops import build, toolchain
@@ -39,14 +41,16 @@ def run(code: str, *, cwd: Path | None = None, **environment: str) -> subprocess
     )
 
 
-def load_tiny(sources: Path) -> str:
+def load_tiny(sources: Path, device: str = "cpu") -> str:
     """Code that loads the extension made of `sources` and says what happened in one line."""
     return (
+        "import torch\n"
         "from pathlib import Path\n"
         "from pilot.ops import build, toolchain\n"
+        f"torch.version.cuda = {'13.0' if device == 'cuda' else None!r}\n"
         f"toolchain.source_root = lambda: Path({str(sources)!r})\n"
         "try:\n"
-        "    print('loaded', build.load().__file__)\n"
+        f"    print('loaded', build.load({device!r}).__file__)\n"
         "except build.ExtensionError as error:\n"
         "    print('error', error)\n"
     )
@@ -114,30 +118,41 @@ def test_the_cuda_toolkit_is_that_of_pytorchs_major_version(tmp_path, monkeypatc
 
 def test_no_cuda(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.version.cuda", None)
-    with pytest.raises(ExtensionError, match="the CUDA operators take a PyTorch with CUDA: this one is "):
+    with pytest.raises(ExtensionError, match="the CUDA operators need a PyTorch built with CUDA: this one is "):
         library("cuda")
     monkeypatch.setattr("torch.version.cuda", "11.8")
-    with pytest.raises(ExtensionError, match=r"CUDA 11\.8, and it is not found: install it, or set CUDA_HOME"):
+    with pytest.raises(ExtensionError, match=r"11\.8, and none was found: install one, or set CUDA_HOME"):
         library("cuda")
 
 
 def test_a_library_is_made_of_what_its_device_needs(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path, 13000)))
     monkeypatch.setattr("torch.version.cuda", "13.0")
-    cpu, cuda = ({path.name for path in library(device).sources} for device in ("cpu", "cuda"))
-    assert {"module.cpp", "kernel_avx2.cpp"} < cpu - cuda
-    assert {"binding.cpp", "plan.cu", "tile.cuh"} < cuda - cpu
-    assert {"checks.cpp", "patched_attention.h"} < cpu & cuda
-    assert {path.name for path in toolchain.sources()} == cpu | cuda
+    root = toolchain.source_root()
+    cpu, cuda = ({path.relative_to(root).as_posix() for path in library(device).sources} for device in ("cpu", "cuda"))
+    assert {"cpu/module.cpp", "cpu/isa_avx2.cpp", "patched_attention/cpu/attention.h"} < cpu - cuda
+    assert {"cuda/module.cpp", "patched_attention/cuda/plan.cu", "cuda/device.cuh"} < cuda - cpu
+    assert {"common/tensor_checks.cpp", "patched_attention/patched_attention.h"} < cpu & cuda
+    assert {path.relative_to(root).as_posix() for path in toolchain.sources()} == cpu | cuda
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_object_files_have_different_names(device, tmp_path, monkeypatch):
+    """PyTorch's builder names them after the source alone, without its folder: it would compile one of two only."""
+    monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path, 13000)))
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    names = [(path.stem, path.suffix) for path in library(device).sources if path.suffix in (".cpp", ".cu")]
+    assert len(names) == len(set(names))
 
 
 def test_key_follows_sources_and_flags(sources):
     files = [sources / "operator.cpp"]
-    key = build._key(Library("x", files, {"extra_cflags": ["-O3"]}))
-    assert build._key(Library("x", files, {"extra_cflags": ["-O3"]})) == key
-    assert build._key(Library("x", files, {"extra_cflags": ["-O2"]})) != key
+    key = build._key(Library("x", sources, files, {"extra_cflags": ["-O3"]}))
+    assert build._key(Library("x", sources, files, {"extra_cflags": ["-O3"]})) == key
+    assert build._key(Library("x", sources, files, {"extra_cflags": ["-O2"]})) != key
+    assert build._key(Library("x", sources.parent, files, {"extra_cflags": ["-O3"]})) != key, "another folder"
     (sources / "operator.cpp").write_text(TINY + "\n")
-    assert build._key(Library("x", files, {"extra_cflags": ["-O3"]})) != key
+    assert build._key(Library("x", sources, files, {"extra_cflags": ["-O3"]})) != key
 
 
 def test_two_processes_at_once(sources, cache):
@@ -163,21 +178,57 @@ def test_broken_source(sources, cache):
     (sources / "operator.cpp").write_text(TINY + "int broken = ;\n")
     result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache))
     assert re.fullmatch(
-        r"error the operators did not compile: \S+operator.cpp:\d+.* error: .* \(all of it: \S+log\)\n", result.stdout
+        r"error the operators did not compile: \S+operator.cpp:\d+.* error: .* \(full log: \S+log\)\n", result.stdout
     )
 
 
-def test_a_cuda_toolkit_that_fails(sources, cache, tmp_path):
-    """It costs the operators on the CPU nothing, and says why in the compiler's words."""
+@pytest.fixture
+def broken_toolkit(sources, tmp_path):
+    """A CUDA toolkit whose compiler fails, and something for it to compile."""
     home = toolkit(tmp_path / "toolkit", 13000)
     (home / "bin" / "nvcc").write_text("#!/bin/sh\necho 'nvcc fatal   : no such host compiler'; exit 1\n")
     (sources / "cuda").mkdir()
     (sources / "cuda" / "kernel.cu").touch()
-    code = "import torch\ntorch.version.cuda = '13.0'\n" + load_tiny(sources)
-    code += "print(build.why_unavailable(), build.why_unavailable('cuda'))\n"
-    result = run(code, PILOT_EXTENSION_DIR=str(cache), CUDA_HOME=str(home), TORCH_CUDA_ARCH_LIST="9.0")
-    reason = r"the CUDA operators did not compile: nvcc fatal   : no such host compiler \(all of it: \S+log\)"
-    assert re.fullmatch(rf"loaded \S+\nNone {reason}\n", result.stdout), result.stdout + result.stderr
+    return home
+
+
+def test_a_cuda_toolkit_that_fails(sources, cache, broken_toolkit):
+    """It costs the operators on the CPU nothing, and says why in the compiler's words."""
+    code = load_tiny(sources) + "torch.version.cuda = '13.0'\nprint(build.why_unavailable('cuda'))\n"
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), CUDA_HOME=str(broken_toolkit), TORCH_CUDA_ARCH_LIST="9.0")
+    reason = r"the CUDA operators did not compile: nvcc fatal   : no such host compiler \(full log: \S+log\)"
+    assert re.fullmatch(rf"loaded \S+\n{reason}\n", result.stdout), result.stdout + result.stderr
+
+
+def test_a_wrong_list_of_cuda_architectures(sources, cache, broken_toolkit):
+    environment = {"CUDA_HOME": str(broken_toolkit), "TORCH_CUDA_ARCH_LIST": "80"}
+    result = run(load_tiny(sources, "cuda"), PILOT_EXTENSION_DIR=str(cache), **environment)
+    refused = r"error PyTorch does not take TORCH_CUDA_ARCH_LIST='80' \(Unknown CUDA arch \(80\).*\): "
+    assert re.fullmatch(refused + "set it to compute capabilities such as 8.0 or 8.0;9.0\n", result.stdout), (
+        result.stdout + result.stderr
+    )
+
+
+STATE = """
+def state():
+    from torch.utils import cpp_extension
+    return dict(os.environ), cpp_extension.CUDA_HOME, logging.getLogger("torch.utils.cpp_extension").level
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_build_leaves_the_process_as_it_was(sources, cache, broken_toolkit, tmp_path, device):
+    """PyTorch's builder takes environment variables, a global of its own and a logger's level."""
+    tools = tmp_path / "tools"  # without ninja, so that the builder needs another PATH
+    tools.mkdir()
+    for tool in ("c++", "sh", "ld", "as"):
+        (tools / tool).symlink_to(shutil.which(tool))
+    code = "import logging, os\nos.environ.pop('TORCH_CUDA_ARCH_LIST', None)\n" + STATE + "before = state()\n"
+    code += load_tiny(sources, device) + "print(state() == before)\n"
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), PATH=str(tools), CUDA_HOME=str(broken_toolkit))
+    what, unchanged = result.stdout.splitlines()
+    assert what.startswith("loaded" if device == "cpu" else "error the CUDA operators did not compile"), result.stderr
+    assert unchanged == "True"
 
 
 def test_broken_library(sources, cache):
@@ -192,8 +243,8 @@ def test_broken_library(sources, cache):
 def test_no_compiler(sources, cache):
     result = run(load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
     assert result.stdout == (
-        "error the operators need a C++ compiler, and there is no 'no-such-c++': install one (apt install g++), or set "
-        "CXX to yours\n"
+        "error the operators need a C++ compiler, and 'no-such-c++' was not found: install one (apt install g++), or "
+        "set CXX to yours\n"
     )
 
 
@@ -207,7 +258,7 @@ def test_no_ninja(sources, cache, tmp_path):
         "sysconfig.get_path = lambda name, *a, **k: '/nonexistent' if name == 'scripts' else get_path(name, *a, **k)\n"
     )
     result = run(hide + load_tiny(sources), PILOT_EXTENSION_DIR=str(cache), PATH=str(tools))
-    assert result.stdout == "error the operators are built with ninja, and there is none: pip install ninja\n"
+    assert result.stdout == "error the operators are built with ninja, which was not found: pip install ninja\n"
 
 
 def test_cache_folder_that_cannot_be_written(sources, tmp_path):
@@ -223,7 +274,8 @@ def test_cache_folder_that_cannot_be_written(sources, tmp_path):
 def test_auto_falls_back_with_one_warning(cache):
     code = (
         "import torch\n"
-        "from pilot.ops.patched_attention import patched_attention, which_impl\n"
+        "from pilot.ops import patched_attention\n"
+        "from pilot.ops.dispatch import which_impl\n"
         "x, i = torch.randn(2, 3, 1, 8), torch.arange(2)\n"
         "for _ in range(3): patched_attention(x, x, x, x, i, i, torch.zeros(2, 3, 1, dtype=torch.bool))\n"
         "print(which_impl('auto'))\n"
@@ -233,17 +285,36 @@ def test_auto_falls_back_with_one_warning(cache):
     result = run(code, PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("eager\nPilotError the operators need a C++ compiler")
-    assert result.stderr.count("RuntimeWarning: patched_attention runs in eager PyTorch: the operators need a C++") == 1
+    assert (
+        result.stderr.count("RuntimeWarning: the operators run in eager PyTorch: the operators need a C++ compiler")
+        == 1
+    )
 
 
-def test_command_prints_the_build_facts():
+def test_command_says_what_was_built():
     result = subprocess.run(
         [sys.executable, "-m", "pilot.ops.build"],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    for fact in ("compiler", "openmp", r"cuda\w*", "instruction_set", "threads", "torch", "library"):
-        assert re.search(rf"^ *{fact}  \S", result.stdout, re.MULTILINE)
+    facts = build.build_facts()
+    cpu, compiled, running, cuda = result.stdout.splitlines()[:4]
+    assert cpu == f"CPU operators: {facts['library']}"
+    assert compiled == (
+        f"  compiled with {facts['compiler']}, {'with' if facts['openmp'] else 'without'} OpenMP, against PyTorch "
+        f"{torch.__version__} and pybind11 {pybind11.__version__}"
+    )
+    sets = ", ".join(facts["instruction_sets"])
+    assert re.fullmatch(rf"  running on {facts['instruction_set']} \(this machine has {sets}\), threads: \d+", running)
+    assert cuda.startswith("CUDA operators: ")
+    assert result.stderr == "", "no warning of runpy's, and nothing to build"
+
+
+def test_the_module_is_written_with_the_package_pybind11():
+    """Not with the copy of its headers that PyTorch brings."""
+    assert build.build_facts()["pybind11"] == pybind11.__version__
+    for path in toolchain.source_root().glob("*/module.cpp"):
+        assert not re.search(r"#include <(torch|ATen|c10)/", path.read_text())
 
 
 def test_command_fails_in_words(cache):
@@ -270,7 +341,19 @@ def test_capability_from_the_environment(name):
         assert f"this CPU has no instruction set '{name}' (PILOT_CPU_CAPABILITY): it has generic" in result.stdout
 
 
-def test_the_wheel_brings_the_sources(tmp_path):
+@pytest.mark.parametrize("compiler", ["g++-11", "g++", "clang++"])
+@pytest.mark.parametrize("unit", ["avx2", "avx512", "generic"])
+def test_instruction_sets_compile(compiler, unit):
+    """g++ 11 is that of Ubuntu 22.04; GCC and clang have different names for a shuffle of vectors."""
+    if shutil.which(compiler) is None:
+        pytest.skip(f"no {compiler} here")
+    source = toolchain.source_root() / "cpu" / f"isa_{unit}.cpp"
+    command = [compiler, "-std=c++20", "-O1", "-fsyntax-only", f"-I{toolchain.source_root()}", "-Wall", "-Werror"]
+    done = subprocess.run([*command, str(source)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_brings_every_source_and_every_module(tmp_path):
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     # From a copy: setuptools writes its build folders beside the sources.
     copy = tmp_path / "project"
@@ -280,7 +363,16 @@ def test_the_wheel_brings_the_sources(tmp_path):
     subprocess.run([*command, str(tmp_path), str(copy)], check=True, stdin=subprocess.DEVNULL)
     (wheel,) = tmp_path.glob("*.whl")
     shutil.unpack_archive(wheel, tmp_path / "installed", format="zip")
+    installed = tmp_path / "installed"
+    sources = {path.relative_to(ROOT / "csrc") for path in (ROOT / "csrc").rglob("*") if path.is_file()}
+    assert {path.relative_to(installed / "pilot" / "csrc") for path in installed.rglob("csrc/**/*.*")} == sources
     key = "from pilot.ops import build, toolchain as t; print(t.source_root(), build._key(t.library('cpu')))"
-    root, installed = run(key, cwd=tmp_path, PYTHONPATH=str(tmp_path / "installed")).stdout.split()
-    assert Path(root) == tmp_path / "installed" / "pilot" / "csrc"
-    assert installed == run(key).stdout.split()[1], "the same sources, so the same library"
+    root, installed_key = run(key, cwd=tmp_path, PYTHONPATH=str(installed)).stdout.split()
+    assert Path(root) == installed / "pilot" / "csrc"
+    assert installed_key == run(key).stdout.split()[1], "the same sources, so the same library"
+
+    modules = [path.relative_to(ROOT) for name in ("pilot", "stages") for path in (ROOT / name).rglob("*.py")]
+    names = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in sorted(modules)]
+    code = f"import importlib\nfor name in {names}: importlib.import_module(name)"
+    done = run(code, cwd=tmp_path, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr

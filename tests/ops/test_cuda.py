@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from support.cuda_cases import CASES, DTYPES, Case, arguments, check
+from support.cuda_cases import CASES, DTYPES, Case, arguments, check, check_first_keys_of_minus_infinity
 from support.project import ROOT
 
 if not torch.cuda.is_available():
@@ -63,6 +63,13 @@ def test_nan_in_a_replaced_head_stays_there(operator, tokens, dtype):
     for name, bad in (("q", float("nan")), ("k", float("inf")), ("v", float("nan"))):
         a[name][:, :, 1] = bad
     assert torch.equal(operator(**a), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("tokens", "n"), [(20, 12), (90, 70)])
+def test_first_keys_of_minus_infinity(operator, tokens, n, dtype):
+    a = arguments(Case(tokens, tokens, 2, 2, 32, replaced="none"), dtype, "cuda")
+    check_first_keys_of_minus_infinity(operator, n, a)
 
 
 def test_same_bits_every_time(operator):

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.cuda_cases import CASES, DTYPES, Case, arguments, check, eager
+from support.cuda_cases import CASES, DTYPES, Case, arguments, check, check_first_keys_of_minus_infinity, eager
 from support.project import ROOT
 
+CSRC = ROOT / "csrc"
 EMULATION = ROOT / "tests" / "support" / "cuda_emulation"
 FLAGS = [
     *("-std=c++20", "-O2", "-fPIC", "-fno-strict-aliasing", "-fsanitize=undefined", "-fno-sanitize-recover=all"),
@@ -36,7 +37,7 @@ def build(folder: Path) -> Path:
     if cuda_headers() is None:
         pytest.skip("no CUDA headers (cuda_fp16.h) for the emulation: install the CUDA toolkit, or set CUDA_HOME")
 
-    language = ["-isystem", str(cuda_headers()), "-include", str(EMULATION / "device.h"), "-x", "c++"]
+    language = [f"-I{CSRC}", "-isystem", str(cuda_headers()), "-include", str(EMULATION / "device.h"), "-x", "c++"]
 
     def compile(source: Path) -> str:
         target = folder / f"{source.name}.o"
@@ -46,7 +47,7 @@ def build(folder: Path) -> Path:
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile, [*sorted((ROOT / "csrc" / "cuda").glob("*.cu")), EMULATION / "emulation.cpp"]))
+        objects = list(pool.map(compile, [*sorted(CSRC.rglob("*.cu")), EMULATION / "emulation.cpp"]))
     library = folder / "libpilot_emulation.so"
     # -Bsymbolic: its own CUDA functions, not those of the CUDA runtime that a PyTorch with CUDA has loaded.
     link = [compiler, "-shared", "-Wl,-Bsymbolic", "-fsanitize=undefined"]
@@ -57,10 +58,16 @@ def build(folder: Path) -> Path:
 class Emulation:
     def __init__(self, path: Path):
         self.path = path
-        self.function = ctypes.CDLL(str(path)).patched_attention
-        self.function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double]
+        self.library = ctypes.CDLL(str(path))
+        self.library.patched_attention.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double]
 
     def __call__(self, a: dict[str, torch.Tensor], scale: float | None = None) -> torch.Tensor:
+        z, error = self.launch(a, scale)
+        assert error == 0, f"cudaError {error}"
+        return z
+
+    def launch(self, a: dict[str, torch.Tensor], scale: float | None = None) -> tuple[torch.Tensor, int]:
+        """z, and the cudaError that the launcher returns."""
         q, k = a["q"], a["k"]
         z = torch.full((len(a["parent"]), *q.shape[1:]), math.nan, dtype=q.dtype)
         strided = [a[name] for name in ("q", "k", "v", "source")]
@@ -70,9 +77,14 @@ class Emulation:
         numbers += [stride for x in strided for stride in x.stride()[:3]]
         sizes = (ctypes.c_int64 * len(numbers))(*numbers)
         scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
-        error = self.function(DTYPES.index(q.dtype), ctypes.byref(pointers), ctypes.byref(sizes), scale)
-        assert error == 0, f"cudaError {error}"
-        return z
+        dtype = DTYPES.index(q.dtype)
+        return z, self.library.patched_attention(dtype, ctypes.byref(pointers), ctypes.byref(sizes), scale)
+
+    def largest_shared(self, a: dict[str, torch.Tensor], shared_per_multiprocessor: int) -> int:
+        """Bytes of shared memory of the largest block, on a GPU whose multiprocessors have so many."""
+        self.library.play_device(shared_per_multiprocessor)
+        check(self(a), a)
+        return self.library.largest_shared()
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +128,13 @@ def test_nan_in_a_replaced_head_stays_there(emulated, tokens, dtype):
     assert torch.equal(emulated(a), expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("tokens", "n"), [(20, 12), (90, 70)])
+def test_first_keys_of_minus_infinity(emulated, tokens, n, dtype):
+    a = arguments(Case(tokens, tokens, 2, 2, 32, replaced="none"), dtype)
+    check_first_keys_of_minus_infinity(lambda **a: emulated(a), n, a)
+
+
 @pytest.mark.parametrize("tokens", [16, 90])
 def test_same_bits_whatever_the_order_of_threads_and_children(emulated, tokens):
     a = arguments(Case(tokens, tokens, 4, 2, 32, children=50), torch.bfloat16)
@@ -130,6 +149,44 @@ def test_many_parents_and_children_take_the_plan_in_several_blocks(emulated):
     check(emulated(a), a)
     a["parent"][:] = 8999  # one queue of siblings
     check(emulated(a), a)
+
+
+@pytest.mark.parametrize("seed", [93, 106, 166])
+def test_near_ties_of_large_scores(emulated, seed):
+    """Two roundings to float32 of the same score part here, and neither is wrong."""
+    a = arguments(Case(20, 20, 2, 2, 32, magnitude=100.0), torch.float32, seed=seed)
+    check(emulated(a), a)
+
+
+KB = 1024
+
+
+@pytest.mark.parametrize("per_multiprocessor", [100 * KB, 164 * KB, 228 * KB])
+def test_a_multiprocessor_holds_several_blocks(emulated, per_multiprocessor):
+    """Of every size of GPU: four of several heads, two of one head. Each block costs 1 KB more than it asks for."""
+    for case, blocks in [
+        (Case(16, 16, 4, 4, 32, parents=2, children=2), 4),
+        (Case(64, 64, 1, 1, 128, parents=1, children=1), 2),
+        (Case(64, 64, 1, 1, 256, parents=1, children=1), 2),
+    ]:
+        largest = emulated.largest_shared(arguments(case, torch.float32), per_multiprocessor)
+        assert blocks * (largest + KB) <= per_multiprocessor
+
+
+def test_launches_of_many_sizes_set_a_kernels_shared_memory_to_one_value(emulated):
+    """Another thread may launch the kernel between the setting and the launch. The emulation refuses a second value."""
+    for tokens in (64, 50, 60):
+        a = arguments(Case(tokens, tokens, 1, 1, 128, parents=1, children=1), torch.float32)
+        assert emulated.largest_shared(a, 228 * KB) > 48 * KB
+
+
+@pytest.mark.parametrize("name", ["q", "source"])
+def test_children_of_nothing_are_refused_before_anything_is_launched(emulated, name):
+    a = arguments(Case(4, 4, 2, 2, 8, children=20000), torch.float32)
+    for x in ("q", "k", "v") if name == "q" else ("source",):
+        a[x] = a[x][:0]
+    _, error = emulated.launch(a)
+    assert error == 1  # cudaErrorInvalidValue
 
 
 @pytest.mark.parametrize("name", ["C", "Tq"])

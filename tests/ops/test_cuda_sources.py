@@ -10,12 +10,15 @@ import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pybind11
 import pytest
 from support.project import ROOT
 
-SOURCES = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
+CSRC = ROOT / "csrc"
+SOURCES = sorted(CSRC.rglob("*.cu"))
 # What torch.utils.cpp_extension passes; the older of the standards that its versions ask for.
 FLAGS = [
+    f"-I{CSRC}",
     *("-O3", "-std=c++17", "--expt-relaxed-constexpr", "-Werror", "all-warnings", "-Xptxas", "-v"),
     *("-D__CUDA_NO_HALF_OPERATORS__", "-D__CUDA_NO_HALF_CONVERSIONS__"),
     *("-D__CUDA_NO_BFLOAT16_CONVERSIONS__", "-D__CUDA_NO_HALF2_OPERATORS__"),
@@ -61,22 +64,22 @@ def test_compiles_and_fits_the_registers(reports, source, arch):
     report = reports[source, arch]
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", report)]
     assert all(n <= MAX_SPILLED for n in spilled), report
-    kernels = {"patched_attention_cuda.cu": 0}.get(source, 3)
+    kernels = {"launcher.cu": 0}.get(source, 3)
     assert len(spilled) >= kernels, f"expected at least {kernels} kernels:\n{report}"
 
 
 def test_the_launchers_need_no_pytorch():
-    for path in SOURCES[0].parent.iterdir():
-        if path.name != "binding.cpp":
+    for path in CSRC.glob("**/cuda/*"):
+        if path.suffix != ".cpp":
             assert not re.search(r"#include <(torch|ATen|c10)/", path.read_text()), path.name
 
 
-def test_the_binding_parses(tmp_path):
+@pytest.mark.parametrize("path", sorted(CSRC.glob("**/cuda/*.cpp")), ids=lambda path: path.name)
+def test_the_registration_parses(path, tmp_path):
     """Against this PyTorch's headers, CUDA's own and the shared checks. To link it takes a PyTorch with CUDA."""
     nvcc, compiler = shutil.which("nvcc"), shutil.which("g++")
     if nvcc is None or compiler is None:
         pytest.skip("no nvcc or no g++ on PATH: install the CUDA toolkit and g++")
-    binding = SOURCES[0].parent / "binding.cpp"
     dry_run = subprocess.run([nvcc, "--dryrun", "-c", str(SOURCES[0])], capture_output=True, text=True).stderr
     cuda_include = re.search(r'"-I([^"]*include)"', dry_run).group(1)
     # PyTorch without CUDA has these headers but for one, which says how it was built.
@@ -85,9 +88,15 @@ def test_the_binding_parses(tmp_path):
     stub.touch()
     from torch.utils import cpp_extension
 
-    folders = (*cpp_extension.include_paths(), sysconfig.get_path("include"), cuda_include, tmp_path)
+    folders = (
+        pybind11.get_include(),
+        *cpp_extension.include_paths(),
+        sysconfig.get_path("include"),
+        cuda_include,
+        tmp_path,
+    )
     includes = [f"-isystem{folder}" for folder in folders]
-    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", *includes]
+    command = [compiler, "-std=c++20", "-fsyntax-only", "-Wall", "-Werror", f"-I{CSRC}", *includes]
     defines = ["-DTORCH_EXTENSION_NAME=pilot_cuda_operators", "-DPILOT_CUDA_ARCHITECTURES=9.0"]
-    done = subprocess.run([*command, *defines, str(binding)], capture_output=True, text=True)
+    done = subprocess.run([*command, *defines, str(path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

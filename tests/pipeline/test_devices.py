@@ -85,7 +85,7 @@ def test_sweeps_agree(small_model, arguments, impl, request, monkeypatch):
         pytest.skip(reason)
     expected = sweep(small_model, **arguments, impl=impl)
     if request.getfixturevalue("gpu"):  # which computes with the CPU's operator
-        monkeypatch.setattr("pilot.ops.patched_attention._why_not_built", lambda device, warn: None)
+        monkeypatch.setattr("pilot.ops.dispatch.why_not_built", lambda device, warn: None)
     got = sweep(small_model.to("cuda"), **arguments, impl=impl)
     assert got.device.type == "cpu"
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)

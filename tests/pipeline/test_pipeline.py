@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
+from support.docs import commands, section_of
 from support.project import ROOT, imported_files, write_params
 
 from pilot.experiments.trajectory import MEASURES
@@ -207,17 +208,10 @@ def test_a_clone_that_pulls_over_s3_recomputes_nothing(clone, tmp_path, monkeypa
         server.stop()
 
 
-def _readme_commands(section: str) -> list[str]:
-    """The indented lines of a section of the README, their comments cut off."""
-    text = (ROOT / "README.md").read_text().split(f"## {section}\n")[1].split("\n## ")[0]
-    return [line.split("#")[0].strip() for line in text.splitlines() if line.startswith("    ")]
-
-
-def test_the_readmes_commands_compare_checkpoints_without_training(clone):
+def test_the_documented_commands_compare_checkpoints_without_training(clone):
     _reproduced(clone)
-    commands = _readme_commands("Across checkpoints")
     output = {}
-    for command in commands:
+    for command in commands(section_of("docs/checkpoints.md", "Checkpoints")):
         early_and_late = command.replace("020", "003").replace("005", "001")  # what there is in the clone
         output[command] = _run(clone, "sh", "-c", early_and_late)
         if "exp run" in command:

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pilot.ops import build
-from pilot.ops.patched_attention import eager_patched_attention
+from pilot.ops import build, eager_patched_attention
 
 # Error of an implementation, over twice that of eager in the same precision: what is left when both are tiny.
 FLOOR = {torch.float32: 2e-6, torch.float64: 4e-15, torch.float16: 1e-3, torch.bfloat16: 8e-3}

@@ -1,9 +1,10 @@
-// csrc/cuda/device.cuh for a CPU: the kernels' logic can be tested where there is no GPU. Included before it, under its guard.
+// csrc/cuda/device.cuh for a CPU: the kernels' logic can be tested where there is no GPU. Included before it, under its
+// guard.
 //
-// A block's threads are fibers that run one at a time until each reaches a barrier; warp by warp, as far as a warp gets alone, in a
-// shuffled order. So a missing barrier, a barrier that some threads skip, a copy that is not waited for, and shared memory that is
-// read before it is written show in the result.
-// It says nothing of speed, of memory ordering between blocks, or of the compiler for the GPU.
+// A block's threads are fibers that run one at a time until each reaches a barrier; warp by warp, as far as a warp gets
+// alone, in a shuffled order. So a missing barrier, a barrier that some threads skip, a copy that is not waited for,
+// and shared memory that is read before it is written show in the result. It says nothing of speed, of memory ordering
+// between blocks, or of the compiler for the GPU.
 #ifndef PILOT_CUDA_DEVICE_CUH
 #define PILOT_CUDA_DEVICE_CUH
 
@@ -12,6 +13,7 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cfloat>
 #include <climits>
 #include <cmath>
 #include <cstdint>
@@ -43,6 +45,9 @@ struct Lanes {
   uint64_t value[32][2];
 };
 Lanes exchange(unsigned mask, uint64_t first, uint64_t second = 0);
+
+// Shared memory that a block of this kernel may ask for: 48 KB, or what cudaFuncSetAttribute has set.
+size_t most_shared(const void* kernel);
 
 void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel);
 
@@ -146,7 +151,8 @@ float half_of(const emulation::Lanes& lanes, int lane, int word, int which) {
 
 template <typename T>
 void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const emulation::Lanes left = emulation::exchange(kWholeWarp, a[0] | uint64_t{a[1]} << 32, a[2] | uint64_t{a[3]} << 32);
+  const emulation::Lanes left =
+      emulation::exchange(kWholeWarp, a[0] | uint64_t{a[1]} << 32, a[2] | uint64_t{a[3]} << 32);
   const emulation::Lanes right = emulation::exchange(kWholeWarp, b0 | uint64_t{b1} << 32);
   const int lane = threadIdx.x % 32;
   for (int i = 0; i < 4; ++i) {
@@ -160,16 +166,11 @@ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   }
 }
 
-inline cudaError_t multiprocessors(int& count) {
-  count = 4;
-  return cudaSuccess;
-}
-
 template <typename... Parameters, typename... Values>
-cudaError_t launch(void (*kernel)(Parameters...), int64_t blocks, int threads, size_t shared_bytes, cudaStream_t, Values... values) {
-  if (blocks < 1 || blocks > INT_MAX || threads < 1 || threads > 1024 || threads % 32 || shared_bytes > 99 * 1024) {
-    return cudaErrorInvalidConfiguration;
-  }
+cudaError_t enqueue(void (*kernel)(Parameters...), unsigned blocks, int threads, size_t shared_bytes, cudaStream_t,
+                    Values... values) {
+  if (blocks < 1 || threads < 1 || threads > 1024 || threads % 32) return cudaErrorInvalidConfiguration;
+  if (shared_bytes > emulation::most_shared(reinterpret_cast<const void*>(kernel))) return cudaErrorInvalidValue;
   emulation::run(blocks, threads, shared_bytes, [&] { kernel(values...); });
   return cudaSuccess;
 }

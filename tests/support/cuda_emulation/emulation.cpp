@@ -11,8 +11,8 @@
 #include <random>
 #include <vector>
 
-#include "../../csrc/cuda/patched_attention_cuda.h"
 #include "device.h"
+#include "patched_attention/cuda/launcher.h"
 
 namespace emulation {
 
@@ -53,6 +53,11 @@ std::vector<std::map<unsigned, Barrier>> warps(kMaxThreads / 32);
 std::unique_ptr<char[]> shared_memory(new char[256 * 1024]);
 const std::function<void()>* current_kernel;
 std::mt19937 shuffle(1);
+
+// The device that is played, and what was asked of it.
+int shared_per_multiprocessor = 228 * 1024;
+size_t largest_shared = 0;
+std::map<const void*, int> shared_limits;  // of kernels, as cudaFuncSetAttribute has left them
 
 char* stack_of(int fiber) {
   static char* const stacks = static_cast<char*>(
@@ -118,7 +123,8 @@ void run_block(int threads) {
     bool progress = false;
     std::shuffle(warp_order.begin(), warp_order.end(), shuffle);
     for (const int warp : warp_order) {
-      // As far as this warp gets alone: where a barrier of the block is missing, it meets what the others have not done yet.
+      // As far as this warp gets alone: where a barrier of the block is missing, it meets what the others have not done
+      // yet.
       for (bool moved = true; moved; progress |= moved) {
         moved = false;
         std::shuffle(lane_order.begin(), lane_order.end(), shuffle);
@@ -158,8 +164,14 @@ Lanes exchange(unsigned mask, uint64_t first, uint64_t second) {
   return lanes;
 }
 
+size_t most_shared(const void* kernel) {
+  const auto limit = shared_limits.find(kernel);
+  return limit == shared_limits.end() ? 48 * 1024 : limit->second;
+}
+
 void run(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& kernel) {
   current_kernel = &kernel;
+  largest_shared = std::max(largest_shared, shared_bytes);
   block_dim.x = threads, grid_dim.x = static_cast<int>(blocks);
   for (block.x = 0; block.x < blocks; ++block.x) {
     // NaN in every type, behind the end too: what is read before it is written shows in the result.
@@ -178,7 +190,36 @@ cudaError_t CUDARTAPI cudaMemsetAsync(void* to, int value, size_t bytes, cudaStr
   return cudaSuccess;
 }
 
-// pointers: q, k, v, source, parent, source_row, replace, z. sizes: P, C, S, Tq, Tk, H, H_kv, D, then the strides in that order.
+cudaError_t CUDARTAPI cudaGetDevice(int* index) {
+  *index = 0;
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 4 : emulation::shared_per_multiprocessor;
+  return cudaSuccess;
+}
+
+cudaError_t CUDARTAPI cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return cudaSuccess;
+  if (value > 99 * 1024) return cudaErrorInvalidValue;
+  const auto [limit, is_new] = emulation::shared_limits.emplace(kernel, value);
+  if (!is_new && limit->second != value)
+    emulation::fail("the shared memory of a kernel is set anew: a launch in another thread may rely on it");
+  return cudaSuccess;
+}
+
+// Plays a GPU whose multiprocessors have this much shared memory.
+extern "C" void play_device(int shared_per_multiprocessor) {
+  emulation::shared_per_multiprocessor = shared_per_multiprocessor;
+  emulation::largest_shared = 0;
+}
+
+// The most that a block has asked for since then.
+extern "C" int largest_shared() { return static_cast<int>(emulation::largest_shared); }
+
+// pointers: q, k, v, source, parent, source_row, replace, z. sizes: P, C, S, Tq, Tk, H, H_kv, D, then the strides in
+// that order.
 template <typename T>
 static int run_operator(void* const* pointers, const int64_t* sizes, double scale) {
   pilot::PatchedAttention<T> op;
@@ -186,7 +227,8 @@ static int run_operator(void* const* pointers, const int64_t* sizes, double scal
   op.v = static_cast<const T*>(pointers[2]), op.source = static_cast<const T*>(pointers[3]);
   op.parent = static_cast<const int64_t*>(pointers[4]), op.source_row = static_cast<const int64_t*>(pointers[5]);
   op.replace = static_cast<const bool*>(pointers[6]), op.z = static_cast<T*>(pointers[7]);
-  op.P = sizes[0], op.C = sizes[1], op.S = sizes[2], op.Tq = sizes[3], op.Tk = sizes[4], op.H = sizes[5], op.H_kv = sizes[6], op.D = sizes[7];
+  op.P = sizes[0], op.C = sizes[1], op.S = sizes[2], op.Tq = sizes[3], op.Tk = sizes[4], op.H = sizes[5],
+  op.H_kv = sizes[6], op.D = sizes[7];
   pilot::Strides* const strides[] = {&op.q_strides, &op.k_strides, &op.v_strides, &op.source_strides};
   for (int i = 0; i < 4; ++i) *strides[i] = {sizes[8 + 3 * i], sizes[9 + 3 * i], sizes[10 + 3 * i]};
   op.scale = scale;

@@ -1,0 +1,50 @@
+// The table of kernels that each instruction set fills in. No ATen: its inline code, compiled for one instruction set,
+// could be what the linker keeps for all.
+//
+// The operators' kernels (*/cpu/*.h) are templates that isa_*.cpp compile, each for its instruction set and in a
+// namespace of its own:
+//   generic   the compiler's default: SSE2 on x86-64, NEON on arm, plain scalars under MSVC
+//   avx2      x86 with AVX2 and FMA: GCC or clang only
+//   avx512    x86 with AVX-512 F, VL, BW, DQ: GCC or clang only
+#pragma once
+
+#include <cstdint>
+
+#include "branched_hidden/branched_hidden.h"
+#include "patched_attention/cpu/children.h"
+#include "patched_attention/patched_attention.h"
+
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define PILOT_X86 1
+#else
+#define PILOT_X86 0
+#endif
+
+namespace pilot {
+
+template <typename T>
+struct Kernels {
+  // Work items first to last, exclusive; item (s * P + p) * H + h is head h of parent p, with all its children: of its
+  // queries, which come in vectors, every shares-th vector from the s-th on.
+  void (*attend)(const PatchedAttention<T>&, const Children&, int64_t shares, int64_t first, int64_t last,
+                 void* scratch);
+  // Rows first to last, exclusive; row (n * B + b) * W + w is position w of pair b of node n, in all branches.
+  void (*branched_hidden)(const BranchedHidden<T>&, int64_t first, int64_t last);
+  // For tests: a function of each of n numbers.
+  void (*exp2)(const T* x, T* y, int64_t n);
+  void (*gelu)(const T* x, T* y, int64_t n);
+};
+
+#define PILOT_DECLARE_ISA(isa)                 \
+  namespace isa {                              \
+  extern const Kernels<float> float_kernels;   \
+  extern const Kernels<double> double_kernels; \
+  }
+PILOT_DECLARE_ISA(generic)
+#if PILOT_X86
+PILOT_DECLARE_ISA(avx2)
+PILOT_DECLARE_ISA(avx512)
+#endif
+#undef PILOT_DECLARE_ISA
+
+}  // namespace pilot
