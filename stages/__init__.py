@@ -1,14 +1,13 @@
-"""The pipeline's programs."""
+"""The pipeline's programs: `python -m stages.train`; some are installed as commands, too."""
 
 import sys
+from functools import partial
 
+from pilot.runtime.cli import run_program, say_interrupted
 
-def _in_a_word(kind, error, traceback) -> None:
-    """Ctrl-C while modules are still being imported, which takes seconds; later pilot.runtime.cli sees it."""
-    if issubclass(kind, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-    else:
-        sys.__excepthook__(kind, error, traceback)
+if sys.argv[0] == "-m":  # Python is still looking for the program, whose own imports will take seconds
+    sys.excepthook = say_interrupted
 
-
-sys.excepthook = _in_a_word
+train_pilot = partial(run_program, "stages.train")
+eval_pilot_ablation = partial(run_program, "stages.ablate")
+patch_pilot = partial(run_program, "stages.patch")

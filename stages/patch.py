@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
 from pilot.arithmetic.examples import HALVES, buckets_by_length, read_examples
+from pilot.arithmetic.prompts import prompts_of
 from pilot.arithmetic.scoring import score_model
+from pilot.arithmetic.vocabulary import decode
 from pilot.errors import PilotError
 from pilot.experiments.params import PatchParams, SweepParams
-from pilot.experiments.repair import Setting, control_heads, repair_rates
+from pilot.experiments.repair import RepairExperiment, control_heads
 from pilot.experiments.selection import pipeline_targets, read_selection
-from pilot.experiments.walkthrough import RULE, NoPair, narrate
+from pilot.experiments.walkthrough import RULE, NoTransplant, Walkthrough
 from pilot.interventions import (
     HeadPatch,
     Intervention,
@@ -27,6 +31,7 @@ from pilot.models.transformer import ModelConfig
 from pilot.runtime.cli import Parser, command, resolve_device
 from pilot.runtime.files import write_json
 from pilot.runtime.schema import load_section
+from pilot.sweep import SweepEngine
 
 GUIDE_HEAD = HeadPatch(2, 2)
 METRICS_FILE = Path("metrics/patching.json")
@@ -70,38 +75,40 @@ def main(argv: list[str] | None = None) -> None:
     examples = read_examples(args.test_path, model.config.context)
     metric = args.metric or params.metric
     correct = getattr(score_model(model, buckets_by_length(examples)), metric).numpy()
-    setting = Setting(model, str(args.checkpoint), examples, correct, metric, impl)
+    experiment = RepairExperiment(SweepEngine(model, impl), prompts_of(examples), correct, metric)
+    descriptions = [f"{e.expression} = {e.result} (seq_len: {e.seq_len})" for e in examples]
+    walkthrough = Walkthrough(experiment, str(args.checkpoint), descriptions, decode)
 
     if named:
-        narrated, targets = [named], _with_controls(named, model.config)
+        told, targets = [named], _with_controls(named, model.config)
     else:
         ranked, k = read_selection(args.selection, model.config)
         top = ranked[:k]
-        narrated = [(patch,) for patch in top] + ([top] if len(top) > 1 else [])
+        told = [(patch,) for patch in top] + ([top] if len(top) > 1 else [])
         if GUIDE_HEAD not in top and (GUIDE_HEAD,) in single_heads(model.config):
-            narrated.append((GUIDE_HEAD,))
+            told.append((GUIDE_HEAD,))
         targets = pipeline_targets(ranked, k, () if span else params.position_ranges)
         if span:
-            narrated = [at_positions(target, *span) for target in narrated]
+            told = [at_positions(target, *span) for target in told]
             targets = {f"{name}@{args.positions}": at_positions(target, *span) for name, target in targets.items()}
     output = args.output or (None if named or span else METRICS_FILE)
     try:
-        for target in narrated:
-            narrate(setting, target, args.control_head)
-    except NoPair as error:
+        for target in told:
+            walkthrough.tell(target, args.control_head)
+    except NoTransplant as error:
         if not output:
             raise
         print(f"Nothing to tell. {error}\n")  # the counts are results too, of an early checkpoint for instance
 
     lines = HALVES[args.half]
-    results = repair_rates(setting, targets, lines, params.donors_per_recipient, params.seed, progress=True)
+    results = experiment.rates(targets, lines, params.donors_per_recipient, params.seed, progress=True)
     _print_rates(results, metric)
     if output:
         write_json(output, results)
         print(f"Wrote {output}")
 
 
-def _named_target(args) -> Intervention | None:
+def _named_target(args: Namespace) -> Intervention | None:
     """The heads that the options name, None if they name none."""
     if (args.layer is None) != (args.head is None):
         raise PilotError("--layer and --head go together")
@@ -129,7 +136,7 @@ def _with_controls(target: Intervention, config: ModelConfig) -> dict[str, Inter
     return targets | {"control " + "+".join(patch.name for patch in control): control for control in controls}
 
 
-def _print_rates(results: dict, metric: str) -> None:
+def _print_rates(results: dict[str, Any], metric: str) -> None:
     print(f"{RULE}\nOVER ALL PAIRS: wrong answers repaired ({metric}), with 95 % interval\n{RULE}")
     print(
         f"{results['wrong_answers']} wrong answers among {results['examples']} examples (accuracy "
@@ -143,7 +150,7 @@ def _print_rates(results: dict, metric: str) -> None:
     print(tabulate(rows, headers=["patched", "right -> wrong", "wrong -> wrong", "gives donor's answer"]))
 
 
-def _rate(rates: dict, kind: str, outcome: str) -> str:
+def _rate(rates: dict[str, Any], kind: str, outcome: str) -> str:
     if kind not in rates:
         return "no pairs"
     rate = rates[kind][outcome]

@@ -1,4 +1,4 @@
-"""Stage `report`: the pictures, the main numbers, and the one page that tells it all."""
+"""Stage `report`: the figures, the main numbers, and one page that shows and explains all results."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from jinja2 import UndefinedError
 
 from pilot.errors import PilotError
+from pilot.reporting.findings import findings
+from pilot.reporting.findings.training import seeds_are_stale
 from pilot.reporting.matplotlib_figures import figure, png
-from pilot.reporting.model_findings import model_exhibits
+from pilot.reporting.measurements import read_measurements
 from pilot.reporting.page import html_page
 from pilot.reporting.params import load_params
-from pilot.reporting.patching_findings import patching_exhibits
 from pilot.reporting.provenance import data_hashes, versions
-from pilot.reporting.results import head_table, read_results
-from pilot.reporting.summary import summary
+from pilot.reporting.summary import HEAD_COLUMNS, head_rows, summary
 from pilot.runtime.cli import Parser, command
-from pilot.runtime.files import read_json, write_bytes, write_json, write_text
+from pilot.runtime.files import read_json, write_bytes, write_csv, write_json, write_text
 
 
 @command
@@ -31,26 +31,30 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/report.html"), help="(default: %(default)s)")
     args = parser.parse_args(argv)
     params = load_params(args.config)
-    results = read_results(args.metrics_dir)
+    measured = read_measurements(args.metrics_dir)
     examples = read_json(args.examples, made_by="examples") if args.examples.exists() else {}
     if examples and examples.keys() != {"roles", "selected", "pairs"}:
-        raise PilotError(f"{args.examples}: not the examples stage's; run: dvc repro -f examples")
-    provenance = {"versions": versions(), "data": data_hashes(args.data_dir, Path("dvc.lock"))}
+        raise PilotError(f"{args.examples}: not made by the stage examples; make it again: dvc repro -f examples")
+    provenance = {"versions": versions(), "data": data_hashes(args.data_dir)}
     try:
-        exhibits = [*model_exhibits(results), *patching_exhibits(results)]
-        images = {exhibit.name: png(figure(exhibit.plot)) for exhibit in exhibits if exhibit.plot}
-        page = html_page(results, exhibits, images, examples, params, provenance)
-        table, numbers = head_table(results), summary(results)
+        found = findings(measured)
+        images = {finding.name: png(figure(finding.plot)) for finding in found if finding.plot}
+        page = html_page(measured, found, images, examples, params, provenance)
+        heads, numbers = head_rows(measured), summary(measured)
+        stale = seeds_are_stale(measured)
     except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise PilotError(
-            f"{args.metrics_dir}: results of another version, or damaged ({error!r}); run: dvc repro -f"
+            f"{args.metrics_dir}: results of another version, or damaged ({error!r}); make them again: dvc repro -f"
         ) from None
     for name, image in images.items():
         write_bytes(args.metrics_dir / "figures" / f"{name}.png", image)
-    write_text(args.metrics_dir / "heads.csv", table)
+    write_csv(args.metrics_dir / "heads.csv", HEAD_COLUMNS, heads)
     write_json(args.metrics_dir / "summary.json", numbers)
     write_text(args.output, page)
-    print(f"Wrote {args.output} and {len(images)} pictures in {args.metrics_dir / 'figures'}")
+    if stale:
+        seeds = args.metrics_dir / "seeds.json"
+        print(f"{seeds} was made from other results; make it again: python -m stages.seeds --help")
+    print(f"Wrote {args.output} and {len(images)} figures in {args.metrics_dir / 'figures'}")
 
 
 if __name__ == "__main__":

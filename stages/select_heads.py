@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from pilot.errors import PilotError
 from pilot.experiments.params import SelectParams
-from pilot.interventions import parse_heads
+from pilot.experiments.selection import rank_heads
 from pilot.runtime.cli import Parser, command
 from pilot.runtime.files import read_json, write_json
 from pilot.runtime.schema import load_section
@@ -35,18 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     if params.top_k > len(impact):
         raise PilotError(f"{args.config}: select.top_k is {params.top_k}, but the model has {len(impact)} heads")
 
-    # The largest impact first; among equals the first layer, then the first head.
-    ranked = sorted(impact, key=lambda name: (-impact[name], parse_heads(name)))
-    heads = {
-        name: {
-            "rank": rank,
-            "impact": impact[name],
-            "confirm_impact": confirmed[name],
-            "selected": int(rank <= params.top_k),
-            "meets_threshold": int(impact[name] >= params.min_impact),
-        }
-        for rank, name in enumerate(ranked, start=1)
-    }
+    heads = rank_heads(impact, confirmed, params.top_k, params.min_impact)
     chosen = [head for head in heads.values() if head["selected"]]
     passing = sum(head["meets_threshold"] for head in chosen)
     write_json(args.output, {"n_selected": len(chosen), "n_selected_meeting_threshold": passing, "heads": heads})

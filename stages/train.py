@@ -1,7 +1,7 @@
 """Stage `train`: train the transformer and test it on expressions that it has not seen.
 
-A run that was killed goes on where its state was last saved when the same command is given again. With
-`torchrun --nproc-per-node=2 -m stages.train` processes share every batch, and the result is the same within rounding.
+After a kill, the same command resumes from the last saved state. With `torchrun --nproc-per-node=2 -m stages.train`
+processes share every batch, and the result is the same within rounding.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from pilot.runtime.resume import SavedState, fingerprint
 from pilot.runtime.schema import load_section
 from pilot.training.loop import EpochRecord, Training
 from pilot.training.params import ModelParams, TrainParams
+
+CODE = ("pilot.arithmetic", "pilot.models", "pilot.runtime", "pilot.training")  # what training runs
 
 
 @command
@@ -62,9 +64,12 @@ def _train_and_test(args: Namespace, config: ModelConfig, params: TrainParams, d
             raise PilotError(f"{paths['val']}: holds no {kind} expressions; make it again: dvc repro -f generate")
     torch.manual_seed(params.seed)
     model = PilotTransformer(config).to(device)
+    distributed.broadcast_parameters(model)
     print(f"Training {model.n_parameters / 1e6:.2f}M parameters on {len(examples['train'])} lines, device {device}")
 
-    key = fingerprint({"model": asdict(config), "train": params.model_dump()}, [Path(__file__), *paths.values()])
+    key = fingerprint({"model": asdict(config), "train": params.model_dump()}, [Path(__file__), *paths.values()], CODE)
+    if distributed.from_main(lambda: key) != key:
+        raise PilotError("this process has other parameters, data or code than the main one; give every node the same")
     state = SavedState(args.output_dir.parent / ".state" / f"{args.output_dir.name}.pt", key)
     run = _Run(Training(model, buckets_by_length(examples["train"]), params), state, args)
     run.resume()
@@ -87,7 +92,7 @@ def _train_and_test(args: Namespace, config: ModelConfig, params: TrainParams, d
 
 
 class _Run:
-    """Training and its files: checkpoints and log in the output folders, and the state, with the checkpoints in it.
+    """Training and its files: checkpoints and log in the output folders, and the state, which holds both.
 
     The state lies beside the output folder, because DVC empties that one before it runs the stage again.
     """
@@ -98,8 +103,8 @@ class _Run:
         self.checkpoints: dict[str, torch.Tensor] = {}  # by file name, the bytes
 
     def resume(self) -> None:
-        """Go to the last saved state if there is one, with its checkpoints and log in the output folders."""
-        saved = self.state.load()
+        """Resume from the main process's last saved state, if it has one, and restore the checkpoints and the log."""
+        saved = distributed.from_main(self.state.load)
         if saved is None:
             return
         self.training.load_state_dict(saved["training"])
@@ -129,9 +134,10 @@ class _Run:
     def _write(self, checkpoints: dict[str, torch.Tensor]) -> None:
         self.checkpoints.update(checkpoints)
         if distributed.is_main():
-            remove_leftovers(self.output_dir)
             for name, content in checkpoints.items():
+                remove_leftovers(self.output_dir / name)
                 write_bytes(self.output_dir / name, content.numpy().tobytes())
+            remove_leftovers(self.log_path)
             write_text(self.log_path, _csv(self.training.log))
 
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -85,26 +85,27 @@ def _from_json(text: str) -> object:
         raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply, or too long a number')})") from None
 
 
-def check_keys(record: object, *keys: str) -> None:
-    """Raises PilotError unless `record` is a dict with exactly these keys."""
+def check_keys(record: object, *keys: str) -> dict[str, Any]:
+    """`record`, which is a dict with exactly these keys; else raises PilotError."""
     if not isinstance(record, dict) or record.keys() != set(keys):
         *others, last = (f'"{key}"' for key in keys)
         raise PilotError(f"want an object with exactly the keys {', '.join(others)} and {last}")
+    return record
 
 
 def parse_example(record: object, context: int | None = None) -> Example:
     """The example in one decoded record of a file. Raises PilotError as `read_examples` does, naming no line."""
-    check_keys(record, "expression", "result")
-    for key, value in record.items():
+    fields = check_keys(record, "expression", "result")
+    for key, value in fields.items():
         if not isinstance(value, str):
             raise PilotError(f'"{key}" must be a string, not {json.dumps(value)}')
-    if not _INTEGER.fullmatch(record["result"]):
-        raise PilotError(f'"result" must be a plain integer such as "-24", not {json.dumps(record["result"])}')
-    encode(record["expression"])  # says which character is not in the vocabulary
-    value = evaluate(record["expression"])
-    if str(value) != record["result"]:
-        raise PilotError(f"{record['expression']} is {value}, not {record['result']}")
-    example = Example(**record)
+    example = Example(**fields)
+    if not _INTEGER.fullmatch(example.result):
+        raise PilotError(f'"result" must be a plain integer such as "-24", not {json.dumps(example.result)}')
+    encode(example.expression)  # says which character is not in the vocabulary
+    value = evaluate(example.expression)
+    if str(value) != example.result:
+        raise PilotError(f"{example.expression} is {value}, not {example.result}")
     if context is not None and example.seq_len - 1 > context:
         raise PilotError(
             f"{example.line} is {example.seq_len - 1} tokens long, more than the model's context of {context}; train a "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import operator
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -41,7 +42,7 @@ class Grammar:
 
     def count(self, kind: str, n_operands: int) -> int:
         """How many distinct expressions of this kind have `n_operands` operands."""
-        fillings = (self.max_operand + 1) ** n_operands * len(self.operators) ** (n_operands - 1)
+        fillings: int = (self.max_operand + 1) ** n_operands * len(self.operators) ** (n_operands - 1)
         return len(groupings(kind, n_operands)) * fillings
 
     def expression(self, kind: str, n_operands: int, index: int) -> str:
@@ -105,7 +106,13 @@ def operand_count(expression: str) -> int:
     return len(_NUMBER.findall(expression))
 
 
-_APPLY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+Value = Callable[[Sequence[int]], int]  # of an expression, given its operands
+
+_APPLY: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
 
 
 def evaluate(expression: str) -> int:
@@ -121,8 +128,8 @@ def evaluate(expression: str) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _compiled(shape: str):
-    """A function of the list of operands. Few shapes serve many expressions, so parsing is paid once a shape."""
+def _compiled(shape: str) -> Value:
+    """The value of expressions of this shape. Few shapes serve many expressions, so each is parsed once."""
     if re.search(r"[^0+*()-]", shape):
         raise PilotError(f"{shape!r} is not an arithmetic expression over + - * and parentheses")
     try:
@@ -131,7 +138,7 @@ def _compiled(shape: str):
         raise PilotError(f"{shape!r} is not a well-formed expression") from None
     next_operand = iter(range(len(shape)))
 
-    def build(node):
+    def build(node: ast.expr) -> Value:
         if isinstance(node, ast.Constant):
             i = next(next_operand)
             return lambda operands: operands[i]

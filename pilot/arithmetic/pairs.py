@@ -10,9 +10,8 @@ from pathlib import Path
 from pilot.arithmetic.edits import EDITS, edit_between
 from pilot.arithmetic.examples import Example, check_keys, parse_example, read_records
 from pilot.errors import PilotError
+from pilot.inputs.pairs import SPLITS
 from pilot.runtime.files import write_text
-
-SPLITS = ("select", "confirm")  # heads are chosen on the one and judged on the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +41,14 @@ def read_pairs(path: Path | str, context: int | None = None) -> list[Counterfact
 
 
 def _parse_pair(record: object, context: int | None) -> CounterfactualPair:
-    check_keys(record, "clean", "corrupt", "edit", "split")
+    fields = check_keys(record, "clean", "corrupt", "edit", "split")
     for key, known in (("edit", EDITS), ("split", SPLITS)):
-        if record[key] not in known:
-            raise PilotError(f'"{key}" must be one of {", ".join(known)}, not {json.dumps(record[key])}')
-    clean, corrupt = (parse_example(record[side], context) for side in ("clean", "corrupt"))
-    if edit_between(clean.expression, corrupt.expression) != record["edit"]:
+        if fields[key] not in known:
+            raise PilotError(f'"{key}" must be one of {", ".join(known)}, not {json.dumps(fields[key])}')
+    clean, corrupt = (parse_example(fields[side], context) for side in ("clean", "corrupt"))
+    if edit_between(clean.expression, corrupt.expression) != fields["edit"]:
         sides = f"{clean.expression} and {corrupt.expression}"
-        raise PilotError(f"{sides} are not two parenthesised expressions one {record['edit']} edit apart")
+        raise PilotError(f"{sides} are not two parenthesised expressions one {fields['edit']} edit apart")
     if clean.result == corrupt.result:
         raise PilotError(f"{clean.expression} and {corrupt.expression} have the same result, {clean.result}")
-    return CounterfactualPair(clean, corrupt, record["edit"], record["split"])
+    return CounterfactualPair(clean, corrupt, fields["edit"], fields["split"])

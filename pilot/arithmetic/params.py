@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
+from pilot.arithmetic.edits import EDITS
 from pilot.arithmetic.grammar import OPERATORS, Grammar
 from pilot.runtime.schema import Count, Section, Seed
 
@@ -27,12 +28,21 @@ class DataParams(Section):
     val_size: Count
     test_size: Annotated[int, Field(ge=2, lt=2**31)]  # both halves need a line
     pairs_per_edit: Annotated[int, Field(ge=2)]
+    held_out_share: Annotated[float, Field(gt=0, lt=0.5)]  # for evaluation; the pairs take as much again
+    tries_per_pair: Count
 
     @model_validator(mode="after")
-    def _ordered(self):
+    def _consistent(self) -> DataParams:
         if self.min_operands > self.max_operands:
             raise ValueError("min_operands must not be larger than max_operands")
+        most = int(2 * len(EDITS) / self.held_out_share)
+        if self.tries_per_pair > most:
+            raise ValueError(f"tries_per_pair must be at most {most} with held_out_share {self.held_out_share}")
         return self
+
+    def pairs_among(self, count: int) -> int:
+        """How many pairs of one edit may be drawn where there are `count` expressions."""
+        return int(count * self.held_out_share / (2 * len(EDITS)))
 
     @property
     def grammar(self) -> Grammar:

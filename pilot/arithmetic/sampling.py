@@ -10,18 +10,10 @@ from itertools import islice
 from pilot.arithmetic.edits import EDITS, neighbours
 from pilot.arithmetic.examples import Example
 from pilot.arithmetic.grammar import Grammar, evaluate, kind_of, operand_count
-from pilot.arithmetic.pairs import SPLITS, CounterfactualPair
+from pilot.arithmetic.pairs import CounterfactualPair
 from pilot.arithmetic.params import DataParams
 from pilot.errors import PilotError
-
-# At most this share of the expressions of one kind and operand count is held out for validation and test, and as
-# much for counterfactual pairs, so that the few short ones (300 flat expressions of two one-digit operands) stay
-# in the training set.
-HELD_OUT_SHARE = 0.1
-
-# Expressions tried for each pair that is wanted, as not every edit changes the value. Few enough that a stratum has
-# them: a pair's share of it is HELD_OUT_SHARE / 6 at most.
-TRIES = 20
+from pilot.inputs.pairs import SPLITS
 
 
 def draw_pairs(params: DataParams) -> list[CounterfactualPair]:
@@ -34,15 +26,19 @@ def draw_pairs(params: DataParams) -> list[CounterfactualPair]:
     """
     grammar, rng = params.grammar, random.Random(f"pairs {params.seed}")  # not the stream that draws the splits
     counts = {n: grammar.count("paren", n) for n in grammar.operand_counts}
-    sizes = _spread(params.pairs_per_edit, {n: int(c * HELD_OUT_SHARE / (2 * len(EDITS))) for n, c in counts.items()})
-    pairs, used = [], set()
+    sizes = _spread(params.pairs_per_edit, {n: params.pairs_among(count) for n, count in counts.items()})
+    pairs: list[CounterfactualPair] = []
+    used: set[str] = set()
     for edit in EDITS:
-        drawn = []
+        drawn: list[tuple[Example, Example]] = []
         for n, size in sizes.items():
-            texts = (grammar.expression("paren", n, i) for i in rng.sample(range(counts[n]), TRIES * size))
+            texts = (
+                grammar.expression("paren", n, i) for i in rng.sample(range(counts[n]), params.tries_per_pair * size)
+            )
             drawn += islice(_edited(texts, edit, grammar, used, rng), size)
         pairs += [
-            CounterfactualPair(*rng.sample(sides, 2), edit, SPLITS[i % len(SPLITS)]) for i, sides in enumerate(drawn)
+            CounterfactualPair(clean, corrupt, edit, SPLITS[i % len(SPLITS)])
+            for i, (clean, corrupt) in enumerate(rng.sample(sides, 2) for sides in drawn)
         ]
     if not pairs:
         raise _too_few("paren", sum(counts.values()))
@@ -57,10 +53,10 @@ def _edited(
         candidates = neighbours(grammar, text, edit)
         if candidates:
             sides = text, rng.choice(candidates)
-            examples = tuple(map(_example, sides))
-            if used.isdisjoint(sides) and examples[0].result != examples[1].result:
+            first, second = map(_example, sides)
+            if used.isdisjoint(sides) and first.result != second.result:
                 used.update(sides)
-                yield examples
+                yield first, second
 
 
 def draw_splits(params: DataParams) -> dict[str, list[Example]]:
@@ -78,7 +74,7 @@ def draw_splits(params: DataParams) -> dict[str, list[Example]]:
     drawn: dict[tuple[str, str], list[str]] = {}
     for kind, train_wanted in wanted.items():
         counts = {n: grammar.count(kind, n) for n in grammar.operand_counts}
-        held_out = {n: int(count * HELD_OUT_SHARE / 2) for n, count in counts.items()}
+        held_out = {n: int(count * params.held_out_share / 2) for n, count in counts.items()}
         sizes = {"test": _spread(params.test_size, held_out), "val": _spread(params.val_size, held_out)}
         left = {n: count - sizes["test"][n] - sizes["val"][n] - taken[kind, n] for n, count in counts.items()}
         sizes["train"] = _spread(train_wanted, left)
@@ -87,10 +83,10 @@ def draw_splits(params: DataParams) -> dict[str, list[Example]]:
         strata = {}
         for n, count in counts.items():
             numbers = rng.sample(range(count), sum(size[n] for size in sizes.values()) + taken[kind, n])
-            texts = (grammar.expression(kind, n, i) for i in numbers)
-            strata[n] = [text for text in texts if text not in in_pairs]
+            expressions = (grammar.expression(kind, n, i) for i in numbers)
+            strata[n] = [text for text in expressions if text not in in_pairs]
         for split, size in sizes.items():
-            texts = []
+            texts: list[str] = []
             for n, stratum in strata.items():
                 texts += stratum[: size[n]]
                 del stratum[: size[n]]
@@ -122,7 +118,7 @@ def _too_few(kind: str, count: int) -> PilotError:
 def _spread(total: int, capacity: dict[int, int]) -> dict[int, int]:
     """`total` shared out evenly, nobody above its capacity; less in all where the capacities are smaller."""
     shares = {}
-    for left, n in zip(range(len(capacity), 0, -1), sorted(capacity, key=capacity.get), strict=True):
+    for left, n in zip(range(len(capacity), 0, -1), sorted(capacity, key=lambda n: capacity[n]), strict=True):
         shares[n] = min(capacity[n], total // left)
         total -= shares[n]
     return shares

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from pilot.arithmetic.examples import Bucket
-from pilot.arithmetic.vocabulary import decode
 
 METRICS = ("exact_match", "last_digit", "final_token")
 
@@ -41,25 +41,14 @@ def score(predicted: torch.Tensor, targets: torch.Tensor, answer: torch.Tensor) 
     return Scores((right | ~answer).all(1), right[:, -2], right[:, -1])
 
 
-def answer_positions(answer: torch.Tensor) -> torch.Tensor:
-    """The last positions of a row, as many as the longest answer has tokens: answer (B, T) bool -> (B, R) int64."""
-    rows, seq = answer.shape
-    return torch.arange(seq - int(answer.sum(1).max()), seq).expand(rows, -1)
-
-
-def answer_text(tokens: torch.Tensor, answer: torch.Tensor) -> str:
-    """The characters of one row's answer: tokens (T,) and answer (T,) bool, end markers left out."""
-    return decode(tokens[answer].tolist())
-
-
 @torch.no_grad()
-def score_model(model, buckets: list[Bucket], batch_size: int = 512) -> Scores:
+def score_model(model: nn.Module, buckets: list[Bucket], batch_size: int = 512) -> Scores:
     """Score all examples, in the order of the list that was bucketed: (N,) bool on the CPU for each metric."""
     device = next(model.parameters()).device
     total = sum(len(bucket) for bucket in buckets)
     result = Scores(*(torch.zeros(total, dtype=torch.bool) for _ in METRICS))
     for bucket in buckets:
-        for rows in torch.arange(len(bucket)).split(batch_size):
+        for rows in torch.split(torch.arange(len(bucket)), batch_size):
             predicted = model(bucket.inputs[rows].to(device)).argmax(-1).cpu()
             scores = score(predicted, bucket.targets[rows], bucket.answer[rows])
             for metric in METRICS:

@@ -6,6 +6,9 @@ front it gives attention heads a position to rest on, behind it is what the mode
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import SupportsInt
+
 import numpy as np
 
 from pilot.errors import PilotError
@@ -23,7 +26,7 @@ _ID_OF_BYTE[[ord(character) for character in CHARACTERS]] = np.arange(len(CHARAC
 def encode(text: str) -> list[int]:
     """Opening marker and the characters of `text`: what the model reads. `len(text) + 1` ids.
 
-    The closing marker is not added, so `encode("1+2=")` is a prompt that the model can go on from.
+    The closing marker is not added, so `encode("1+2=")` is a prompt that the model can complete.
     Raises PilotError for a character outside the vocabulary.
     """
     try:
@@ -32,13 +35,13 @@ def encode(text: str) -> list[int]:
         raise _outside(missing.args[0], text) from None
 
 
-def decode(ids) -> str:
+def decode(ids: Iterable[SupportsInt]) -> str:
     """The characters of `ids`, markers left out; the inverse of `encode`. Raises PilotError for an unknown id."""
-    ids = [int(i) for i in ids]
-    for i in ids:
+    tokens = [int(i) for i in ids]
+    for i in tokens:
         if not 0 <= i < VOCAB_SIZE:
             raise PilotError(f"token {i} is not in the vocabulary of {VOCAB_SIZE}")
-    return "".join(CHARACTERS[i] for i in ids if i != END)
+    return "".join(CHARACTERS[i] for i in tokens if i != END)
 
 
 def encode_lines(lines: list[str]) -> np.ndarray:

@@ -1,176 +1,240 @@
 """What patching does to counterfactual pairs: logit difference, KL divergence, and the answers that are given.
 
-The logit difference (LD) is counted towards the donor: the logit of the donor's answer token less that of the
+The logit difference (LD) is counted towards the donor: the logit of the donor's answer token minus that of the
 recipient's, at the first position where the two answers differ. Recovery is (LD patched - LD recipient) / (LD donor -
-LD recipient), in either direction 0 where the patch does nothing and 1 where it does all (Zhang & Nanda,
-arXiv:2309.16042).
+LD recipient), as a ratio of means over the pairs: in either direction 0 where the patch does nothing and 1 where it
+does all (Zhang & Nanda 2024, arXiv:2309.16042).
 
-Shapes: n interventions, P pairs, T positions, R positions that cover the answers, V vocabulary.
+Shapes: n interventions, P pairs, R positions that cover the answers, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pilot.arithmetic.pairs import CounterfactualPair
-from pilot.arithmetic.scoring import answer_positions
-from pilot.arithmetic.vocabulary import EQUALS
-from pilot.experiments.pairs import PairedRuns, paired_runs
+from pilot.errors import PilotError
+from pilot.experiments.donors import Donor, SelfDonor, TokenDonor, wrong_donor
+from pilot.inputs.pairs import ROLES, TokenPair
+from pilot.inputs.prompts import Batch, batches_by_length, gives_answer
 from pilot.interventions import Intervention
-from pilot.models.hooks import head_outputs
-from pilot.models.transformer import PilotTransformer
-from pilot.sweep import sweep
+from pilot.sweep import SweepEngine
 
-Donor = Callable[[PilotTransformer, PairedRuns], "Tensor | list[Tensor]"]
+Measure = Callable[[Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Effects:
     """Of n interventions on P pairs.
 
-    ld             (n, P) of the patched runs
-    kl             (n, P) nats, from the donor's distribution over tokens to the patched run's, where the answers part
-    adopted        (n, P) bool, the patched run gives the donor's answer, every token of it
-    kept           (n, P) bool, it still gives the recipient's own
-    ld_recipient   (P,) of the unpatched runs
-    ld_donor       (P,)
+    change    (n, P) LD patched - LD recipient
+    kl        (n, P) nats, from the donor's distribution over tokens to the patched run's, where the answers part
+    adopted   (n, P) bool, the patched run gives the donor's answer, every token of it
+    kept      (n, P) bool, it still gives the recipient's own
     """
 
-    ld: np.ndarray
+    change: np.ndarray
     kl: np.ndarray
     adopted: np.ndarray
     kept: np.ndarray
-    ld_recipient: np.ndarray
-    ld_donor: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Unpatched:
+    """The unpatched runs of P pairs.
+
+    ld_recipient, ld_donor         (P,) both counted towards the donor
+    recipient_right, donor_right   (P,) bool, the run gives its own answer, every token of it
+    donor_log_probs                (P, V) float32, of the donor's run where the answers part
+    """
+
+    ld_recipient: NDArray[np.float64]
+    ld_donor: NDArray[np.float64]
+    recipient_right: NDArray[np.bool_]
+    donor_right: NDArray[np.bool_]
+    donor_log_probs: Tensor
+
+    def take(self, index: np.ndarray) -> Unpatched:
+        return Unpatched(**{name: value[index] for name, value in vars(self).items()})
+
+
+class PairExperiment:
+    """Token pairs, patched in one direction: what is common to all interventions is measured once.
+
+    engine      a SweepEngine, whose model is in eval mode
+    pairs       P of them, at least one
+    direction   "denoising": the recipient is the corrupt prompt and the donor the clean one; "noising": reversed
+
+    Recipient and donor are followed by the same answer (teacher forcing): by the donor's to see whether the patched run
+    gives it, by the recipient's to see whether it still gives its own. Raises PilotError without pairs.
+    """
+
+    def __init__(self, engine: SweepEngine, pairs: Sequence[TokenPair], direction: str):
+        if not pairs:
+            raise PilotError("an experiment needs pairs, and there are none")
+        recipient, donor = ROLES[direction]
+        self.engine, self.pairs, self.direction = engine, list(pairs), direction
+        self.recipients = [getattr(pair, recipient) for pair in pairs]
+        self.donors = [getattr(pair, donor) for pair in pairs]
+        self.own_donor = TokenDonor([prompt.ids for prompt in self.donors])
+        self.self_donor = SelfDonor(engine.model)
+        self._contrast = torch.tensor([pair.contrast for pair in pairs])
+        self._donor_token, self._recipient_token = (
+            torch.tensor([prompt.answer[pair.answers_part] for prompt, pair in zip(prompts, pairs, strict=True)])
+            for prompts in (self.donors, self.recipients)
+        )
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def take(self, index: np.ndarray) -> PairExperiment:
+        """The experiment on the pairs of these numbers; what was measured of them is kept."""
+        part = PairExperiment(self.engine, [self.pairs[i] for i in index], self.direction)
+        part.unpatched = self.unpatched.take(index)
+        return part
 
     @property
-    def change(self) -> np.ndarray:
-        """LD patched - LD recipient, (n, P): what recovery has above the line."""
-        return self.ld - self.ld_recipient
+    def ld_recipient(self) -> NDArray[np.float64]:
+        """LD of the unpatched recipients, (P,)."""
+        return self.unpatched.ld_recipient
 
     @property
-    def gap(self) -> np.ndarray:
-        """LD donor - LD recipient, (P,): what recovery has below the line."""
+    def ld_donor(self) -> NDArray[np.float64]:
+        """LD of the donors, (P,)."""
+        return self.unpatched.ld_donor
+
+    @property
+    def gap(self) -> NDArray[np.float64]:
+        """LD donor - LD recipient, (P,): what a recovery of 1 would change. The same in both directions."""
         return self.ld_donor - self.ld_recipient
 
+    @property
+    def both_right(self) -> NDArray[np.bool_]:
+        """(P,) bool, whether the unpatched model gives the right answer on both sides, every token of it."""
+        return self.unpatched.recipient_right & self.unpatched.donor_right
 
-def own_donor(model: PilotTransformer, runs: PairedRuns) -> Tensor:
-    """The pair's other side: the experiment itself."""
-    return runs.donor
+    def wrong_donor(self) -> tuple[np.ndarray, TokenDonor]:
+        """The numbers of the pairs that have a wrong donor, and that donor for `take` of them."""
+        return wrong_donor(self.pairs, self.donors)
+
+    @cached_property
+    def unpatched(self) -> Unpatched:
+        """The runs without a patch. Raises PilotError if their logits are not finite."""
+        total = len(self)
+        ld = np.empty((2, total))
+        right = np.empty((2, total), dtype=bool)
+        log_probs: list[Tensor] = [torch.empty(0)] * total
+        for batch in self._batches("donor"):
+            donor, read = self.own_donor(batch), self._read(batch)
+            logits = self.engine.run(donor, donor, [()], read=read)[0]
+            every = torch.arange(len(donor))
+            ld[1, batch.index] = self._logit_difference(batch)(logits, every)[:, 0]
+            right[1, batch.index] = _answer_given(batch)(logits[:, 1:], every)[:, 0] > 0
+            for i, row in zip(batch.index, logits[:, 0].log_softmax(-1), strict=True):
+                log_probs[i] = row
+            of_recipient = self.engine.run(
+                batch.inputs, batch.inputs, [()], read=read[:, :1], measure=self._logit_difference(batch)
+            )
+            ld[0, batch.index] = of_recipient[0, :, 0]
+        for batch in self._batches("recipient"):
+            own = self.engine.run(
+                batch.inputs, batch.inputs, [()], read=batch.answer_positions, measure=_answer_given(batch)
+            )
+            right[0, batch.index] = own[0, :, 0] > 0
+        _check_finite(ld)
+        return Unpatched(ld[0], ld[1], right[0], right[1], torch.stack(log_probs))
+
+    def effects(self, interventions: Sequence[Intervention], donor: Donor | None = None) -> Effects:
+        """All measures of every intervention on every pair. `donor` is a control's; None: the pair's other side."""
+        donor = donor or self.own_donor
+        shape = len(interventions), len(self)
+        change, kl, adopted, kept = np.empty(shape), np.empty(shape), np.empty(shape, bool), np.empty(shape, bool)
+        for batch in self._batches("donor"):
+            measured = self.engine.run(
+                batch.inputs, donor(batch), interventions, read=self._read(batch), measure=self._all_measures(batch)
+            ).numpy()
+            change[:, batch.index] = measured[..., 0] - self.ld_recipient[batch.index]
+            kl[:, batch.index], adopted[:, batch.index] = measured[..., 1], measured[..., 2] > 0
+        for batch in self._batches("recipient"):
+            given = self.engine.run(
+                batch.inputs,
+                donor(batch),
+                interventions,
+                read=batch.answer_positions,
+                measure=_answer_given(batch),
+            )
+            kept[:, batch.index] = given[..., 0] > 0
+        _check_finite(change)
+        return Effects(change, kl, adopted, kept)
+
+    def changes(self, interventions: Sequence[Intervention], donor: Donor | None = None) -> np.ndarray:
+        """LD changes alone, as in Effects: (n, P) float32. One position is read: sweeps are cheap."""
+        donor = donor or self.own_donor
+        change = np.empty((len(interventions), len(self)), dtype=np.float32)
+        for batch in self._batches("donor"):
+            read, measure = self._read(batch)[:, :1], self._logit_difference(batch)
+            ld = self.engine.run(batch.inputs, donor(batch), interventions, read=read, measure=measure).numpy()
+            change[:, batch.index] = ld[..., 0] - self.ld_recipient[batch.index]
+        _check_finite(change)
+        return change
+
+    def recovery(self, interventions: Sequence[Intervention]) -> np.ndarray:
+        """Of each intervention, over all pairs: (n,)."""
+        return np.asarray(self.changes(interventions).sum(1, dtype=np.float64) / self.gap.sum())
+
+    def _batches(self, forced: str) -> list[Batch]:
+        """The recipients' runs, followed by the answers of the "donor" or of the "recipient"."""
+        answered = {"donor": self.donors, "recipient": self.recipients}[forced]
+        return batches_by_length(self.recipients, [prompt.answer for prompt in answered])
+
+    def _read(self, batch: Batch) -> Tensor:
+        """The contrast, then the answer: (N, 1 + R)."""
+        return torch.cat([self._contrast[batch.index][:, None], batch.answer_positions], dim=1)
+
+    def _logit_difference(self, batch: Batch) -> Measure:
+        """LD of logits read at the contrast first of all."""
+        tokens = torch.stack([self._donor_token[batch.index], self._recipient_token[batch.index]], dim=1)
+
+        def measure(logits: Tensor, pair: Tensor) -> Tensor:
+            above, below = logits[:, 0].gather(1, tokens.to(logits.device)[pair]).unbind(1)
+            return (above - below)[:, None]
+
+        return measure
+
+    def _all_measures(self, batch: Batch) -> Measure:
+        """LD, KL and whether the forced answer is given, of logits at the contrast and the answer."""
+        logit_difference, answer_given = self._logit_difference(batch), _answer_given(batch)
+        donor_log_probs = self.unpatched.donor_log_probs[batch.index]
+
+        def measure(logits: Tensor, pair: Tensor) -> Tensor:
+            log_probs, wanted = logits[:, 0].log_softmax(-1), donor_log_probs.to(logits.device)[pair]
+            kl = (wanted.exp() * (wanted - log_probs)).sum(-1, keepdim=True)
+            kl = kl.clamp(min=0)  # rounding makes equal ones differ
+            return torch.cat([logit_difference(logits, pair), kl, answer_given(logits[:, 1:], pair)], dim=1)
+
+        return measure
 
 
-def wrong_donor(model: PilotTransformer, runs: PairedRuns) -> Tensor:
-    """The donor of the next pair whose expression is as long: a control that carries no news of this pair.
-
-    A pair that has no such neighbour keeps its own donor.
-    """
-    length = (runs.donor == EQUALS).int().argmax(1)
-    donor = runs.donor.clone()
-    for expression_length in length.unique():
-        alike = (length == expression_length).nonzero().squeeze(1)
-        donor[alike] = runs.donor[alike.roll(1)]
-    return donor
-
-
-def self_donor(model: PilotTransformer, runs: PairedRuns) -> list[Tensor]:
-    """The recipient's own head outputs, put back as if they were another's: a control that must change nothing."""
-    with torch.no_grad():
-        return [z.cpu() for z in head_outputs(model, runs.recipient.to(model.unembed.weight.device))]
-
-
-def measure_effects(
-    model: PilotTransformer,
-    pairs: Sequence[CounterfactualPair],
-    direction: str,
-    interventions: Sequence[Intervention],
-    donor: Donor = own_donor,
-    impl: str = "auto",
-) -> Effects:
-    """Run every intervention on every pair. `donor` is own_donor or one of the controls."""
-    n, total = len(interventions), len(pairs)
-    ld, kl = np.zeros((n, total)), np.zeros((n, total))
-    adopted, kept = np.zeros((n, total), bool), np.zeros((n, total), bool)
-    ld_recipient, ld_donor = np.zeros(total), np.zeros(total)
-    for runs in paired_runs(pairs, direction):
-        read = torch.cat([runs.contrast[:, None], answer_positions(runs.answer)], dim=1)
-        of_donor = sweep(model, runs.donor, runs.donor, [()], read=read, impl=impl)[0]
-        measure = _measures(runs, of_donor[:, 0].log_softmax(-1))
-        ld_donor[runs.index] = measure(of_donor, torch.arange(len(read)))[:, 0]
-        all_interventions = [(), *interventions]
-        measured = sweep(
-            model, runs.recipient, donor(model, runs), all_interventions, read=read, measure=measure, impl=impl
-        )
-        ld_recipient[runs.index] = measured[0, :, 0]
-        ld[:, runs.index], kl[:, runs.index] = measured[1:, :, 0], measured[1:, :, 1]
-        adopted[:, runs.index] = measured[1:, :, 2] > 0
-    for runs in paired_runs(pairs, direction, forced="recipient"):
-        read = answer_positions(runs.answer)
-        given = sweep(
-            model,
-            runs.recipient,
-            donor(model, runs),
-            interventions,
-            read=read,
-            measure=lambda logits, pair, runs=runs: _gives_answer(logits, runs, pair)[:, None],
-            impl=impl,
-        )
-        kept[:, runs.index] = given[..., 0]
-    return Effects(ld, kl, adopted, kept, ld_recipient, ld_donor)
-
-
-def logit_difference_changes(
-    model: PilotTransformer,
-    pairs: Sequence[CounterfactualPair],
-    direction: str,
-    interventions: Sequence[Intervention],
-    impl: str = "auto",
-) -> tuple[np.ndarray, np.ndarray]:
-    """LD changes and gaps alone, as in Effects: (n, P) float32 and (P,). One position is read: sweeps are cheap."""
-    change, gap = np.empty((len(interventions), len(pairs)), dtype=np.float32), np.empty(len(pairs))
-    for runs in paired_runs(pairs, direction):
-        read = runs.contrast[:, None]
-
-        def measure(logits: Tensor, pair: Tensor, runs: PairedRuns = runs) -> Tensor:
-            return _logit_difference(logits[:, 0], runs, pair)[:, None]
-
-        unpatched = [
-            sweep(model, ids, ids, [()], read=read, measure=measure, impl=impl)[0, :, 0]
-            for ids in (runs.recipient, runs.donor)
-        ]
-        ld = sweep(model, runs.recipient, runs.donor, interventions, read=read, measure=measure, impl=impl)
-        change[:, runs.index] = ld[..., 0] - unpatched[0]
-        gap[runs.index] = unpatched[1] - unpatched[0]
-    return change, gap
-
-
-def _measures(runs: PairedRuns, donor_log_probs: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """A measure of `sweep`: LD, KL and whether the forced answer is given, of logits at the contrast and the answer."""
+def _answer_given(batch: Batch) -> Measure:
+    """1 where logits (rows, R, V), read at the answer's positions, give every token of the forced answer; else 0."""
+    targets, answer = batch.answers_at(batch.answer_positions)
 
     def measure(logits: Tensor, pair: Tensor) -> Tensor:
-        log_probs = logits[:, 0].log_softmax(-1)
-        wanted = donor_log_probs.to(logits.device)[pair]
-        kl = (wanted.exp() * (wanted - log_probs)).sum(-1).clamp(min=0)  # rounding makes equal ones differ
-        given = _gives_answer(logits[:, 1:], runs, pair)
-        return torch.stack([_logit_difference(logits[:, 0], runs, pair), kl, given.to(kl.dtype)], dim=1)
+        wanted, counts = (rows.to(logits.device)[pair] for rows in (targets, answer))
+        return gives_answer(logits.argmax(-1), wanted, counts)[:, None].to(logits.dtype)
 
     return measure
 
 
-def _logit_difference(logits: Tensor, runs: PairedRuns, pair: Tensor) -> Tensor:
-    """LD of rows (rows, V) of the pairs (rows,), at the contrast."""
-    above, below = (
-        logits.gather(1, token.to(logits.device)[pair, None]) for token in (runs.donor_token, runs.recipient_token)
-    )
-    return (above - below).squeeze(1)
-
-
-def _gives_answer(logits: Tensor, runs: PairedRuns, pair: Tensor) -> Tensor:
-    """Whether rows (rows, R, V), read where the answer is, give every token the runs are forced with: (rows,) bool."""
-    width = logits.shape[1]
-    targets, answer = (rows[:, -width:].to(logits.device)[pair] for rows in (runs.targets, runs.answer))
-    return ((logits.argmax(-1) == targets) | ~answer).all(1)
+def _check_finite(ld: np.ndarray) -> None:
+    if not np.isfinite(ld).all():
+        pair = int(np.flatnonzero(~np.isfinite(ld).all(0))[0])
+        raise PilotError(
+            f"the logits of pair {pair} are not finite numbers: the model has diverged; analyse an earlier checkpoint"
+        )

@@ -1,88 +1,73 @@
-"""Counterfactual pairs: two expressions that one edit tells apart, on disk and as runs to patch.
-
-In a denoising run activations of the clean expression are put into the corrupt one's run (are they sufficient for
-the clean answer?), in a noising run the other way round (are they necessary for it?); see Heimersheim & Nanda
-(https://arxiv.org/abs/2404.15255). Replacing activations by those of another input of the same kind is Zhang &
-Nanda's symmetric token replacement (https://arxiv.org/abs/2309.16042).
-
-Shapes: N pairs of one length, T positions.
-"""
+"""Which counterfactual pairs count: those that the model answers right on both sides, with a clear difference."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from pilot.arithmetic.examples import Example, buckets_by_length
-from pilot.arithmetic.pairs import CounterfactualPair
-from pilot.arithmetic.vocabulary import END, encode, encode_lines
+from pilot.errors import PilotError
+from pilot.experiments.effects import PairExperiment
+from pilot.inputs.pairs import SPLITS, TokenPair
+from pilot.sweep import SweepEngine
 
-SPLITS = ("select", "confirm")  # heads are chosen on the one and judged on the other
-ROLES = {"denoising": ("corrupt", "clean"), "noising": ("clean", "corrupt")}  # (recipient, donor)
-DIRECTIONS = tuple(ROLES)
+FEWEST = 2  # pairs that an interval can be drawn from
 
 
 @dataclass(frozen=True)
-class PairedRuns:
-    """Recipient and donor runs of pairs of one length, both followed by "=" and the same answer.
+class UsablePairs:
+    """Pairs by edit and split, and how many were drawn, are right on both sides, and are usable.
 
-    index             (N,)          where each pair stood in the list given
-    recipient, donor  (N, T) int64  tokens that the model reads: the closing marker is cut off
-    targets           (N, T) int64  the token that follows each input, in the complete line of the side whose own
-                                    answer this is
-    answer            (N, T) bool   the targets that belong to the answer, its end marker included
-    contrast          (N,)   int64  the first position whose logits tell the two sides' answers apart; their end
-                                    markers count, so "3" and "37" part at the second token
-    donor_token       (N,)   int64  the donor's own answer there
-    recipient_token   (N,)   int64  the recipient's own answer there
+    min_logit_gap   how far apart donor's and recipient's logit differences are at least
     """
 
-    index: np.ndarray
-    recipient: torch.Tensor
-    donor: torch.Tensor
-    targets: torch.Tensor
-    answer: torch.Tensor
-    contrast: torch.Tensor
-    donor_token: torch.Tensor
-    recipient_token: torch.Tensor
+    groups: Mapping[tuple[str, str], list[TokenPair]]
+    counts: dict[str, dict[str, dict[str, int]]]
+    min_logit_gap: float
+
+    def enough(self, edit: str, split: str) -> bool:
+        return len(self.groups.get((edit, split), ())) >= FEWEST
+
+    def need(self, edit: str, split: str) -> list[TokenPair]:
+        """The pairs of this edit and split. Raises PilotError that says what is lacking for fewer than FEWEST."""
+        if self.enough(edit, split):
+            return self.groups[edit, split]
+        found = self.counts.get(edit, {}).get(split, {"drawn": 0, "both_right": 0, "usable": 0})
+        group = f"{edit} pairs of the {split} split"
+        if found["drawn"] < FEWEST:
+            raise PilotError(
+                f"there are {found['drawn']} {group}, and the experiment needs at least {FEWEST}: draw more"
+            )
+        if found["both_right"] < FEWEST:
+            raise PilotError(
+                f"the model answers {found['both_right']} of the {found['drawn']} {group} right on both sides, and the "
+                f"experiment needs at least {FEWEST}: analyse a checkpoint that has learned the task"
+            )
+        raise PilotError(
+            f"{found['usable']} of the {found['both_right']} {group} answered right have a logit difference gap "
+            f"of {self.min_logit_gap:g} or more, and the experiment needs at least {FEWEST}: lower the least gap, or "
+            "analyse another checkpoint"
+        )
 
 
-def paired_runs(pairs: Sequence[CounterfactualPair], direction: str, forced: str = "donor") -> list[PairedRuns]:
-    """The runs of all pairs in buckets of one length each, shortest first.
+def usable_pairs(engine: SweepEngine, pairs: Sequence[TokenPair], min_logit_gap: float) -> UsablePairs:
+    """The pairs that are answered right on both sides and have an LD gap of at least `min_logit_gap`.
 
-    direction   "denoising": the recipient is the corrupt expression and the donor the clean one; "noising": reversed
-    forced      whose answer both runs are teacher-forced with: "donor" asks whether the patched run gives the donor's
-                answer, "recipient" whether it still gives its own
-
-    Inside a bucket pairs stand by the first position where recipient and donor differ, then in the order given: what
-    lies before is the same in both runs, so a sweep over neighbours can share it.
+    Raises PilotError without pairs, and for logits that are not finite.
     """
-    recipients, donors = ([getattr(pair, role) for pair in pairs] for role in ROLES[direction])
-    answered = {"recipient": recipients, "donor": donors}[forced]
-    runs = []
-    for bucket in buckets_by_length(answered):
-        recipient, donor = (_forced_inputs(side, answered, bucket.index) for side in (recipients, donors))
-        first_difference = (recipient != donor).int().argmax(1)
-        order = first_difference.argsort(stable=True)
-        index = bucket.index[order.numpy()]
-        contrast = torch.tensor([_contrast(recipients[i], donors[i]) for i in index])
-        rows = (ids[order] for ids in (recipient, donor, bucket.targets, bucket.answer))
-        runs.append(PairedRuns(index, *rows, *contrast.T))
-    return runs
-
-
-def _forced_inputs(examples: Sequence[Example], answered: Sequence[Example], index: np.ndarray) -> torch.Tensor:
-    """What the model reads: the expressions of the examples in `index`, with the results of `answered`: (N, T)."""
-    lines = [f"{examples[i].expression}={answered[i].result}" for i in index]
-    return torch.from_numpy(encode_lines(lines))[:, :-1]
-
-
-def _contrast(recipient: Example, donor: Example) -> tuple[int, int, int]:
-    """The position whose logits first tell the two results apart, the donor's next token there and the recipient's."""
-    donor_tokens, recipient_tokens = ([*encode(side.result)[1:], END] for side in (donor, recipient))
-    tokens = enumerate(zip(donor_tokens, recipient_tokens, strict=False))
-    shared = next(i for i, (donor_token, recipient_token) in tokens if donor_token != recipient_token)
-    return len(donor.expression) + 1 + shared, donor_tokens[shared], recipient_tokens[shared]
+    experiment = PairExperiment(engine, pairs, "denoising")
+    right = experiment.both_right
+    usable = right & (experiment.gap >= min_logit_gap)
+    groups: dict[tuple[str, str], list[TokenPair]] = {}
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for edit in dict.fromkeys(pair.edit for pair in pairs):
+        for split in SPLITS:
+            member = np.array([(pair.edit, pair.split) == (edit, split) for pair in pairs])
+            groups[edit, split] = [pairs[i] for i in np.flatnonzero(member & usable).tolist()]
+            counts.setdefault(edit, {})[split] = {
+                "drawn": int(member.sum()),
+                "both_right": int((member & right).sum()),
+                "usable": int((member & usable).sum()),
+            }
+    return UsablePairs(groups, counts, min_logit_gap)

@@ -6,7 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pilot.runtime.schema import Count, Resamples, Section, Seed, Share
+from pilot.runtime.schema import Count, Rate, Resamples, Section, Seed, Share
+
+SampleSize = Annotated[int, Field(ge=2, lt=2**31)]
+SampleSizes = Annotated[list[SampleSize], Field(min_length=1)]
 
 
 class AnalysisParams(Section):
@@ -35,6 +38,8 @@ class CounterfactualParams(Section):
     random_sets: Count
     min_effect: Share
     min_interaction: Share
+    level: Annotated[float, Field(gt=0, lt=1)]
+    tolerance: Rate
     exhaustive: bool
     exhaustive_pairs: Annotated[int, Field(ge=2)]
 
@@ -44,3 +49,22 @@ class PatchParams(Section):
     metric: Literal["exact_match", "final_token"]
     donors_per_recipient: Count
     position_ranges: list[Annotated[str, Field(pattern=r"^\d*:\d*$")]]
+
+
+class ExamplesParams(Section):
+    pairs: Count
+
+
+class PlantedParams(Section):
+    seed: Seed
+    placements: Count
+    pairs: SampleSizes
+    nulls: Count
+    null_pairs: SampleSize
+    simulations: Count
+    coverage_pairs: SampleSizes
+    power_effects: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    power_pairs: SampleSizes
+    power_samples: Count
+    noise: Share
+    resamples: Resamples

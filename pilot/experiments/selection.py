@@ -1,14 +1,48 @@
-"""The select stage's ranking of heads, and what the pipeline patches because of it."""
+"""Which heads are selected, by what their ablation costs, and what the pipeline patches because of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
 from pilot.errors import PilotError
 from pilot.interventions import Intervention, at_positions, parse_heads, parse_positions, single_heads
-from pilot.models.transformer import ModelConfig
 from pilot.runtime.files import read_json
+
+if TYPE_CHECKING:  # ranking heads needs no model
+    from pilot.models.transformer import ModelConfig
+
+
+class RankedHead(TypedDict):
+    """One head in metrics/selection.json, most important first: rank counts from 1, flags are 0 or 1."""
+
+    rank: int
+    impact: float
+    confirm_impact: float
+    selected: int
+    meets_threshold: int
+
+
+def rank_heads(
+    impact: Mapping[str, float], confirmed: Mapping[str, float], top_k: int, min_impact: float
+) -> dict[str, RankedHead]:
+    """The heads by impact, the first `top_k` selected; among equals the first layer, then the first head.
+
+    impact      what each head's ablation costs on the half of the data that heads are chosen on, by name
+    confirmed   the same on the other half, which the choice does not see
+    """
+    ranked = sorted(impact, key=lambda name: (-impact[name], parse_heads(name)))
+    return {
+        name: {
+            "rank": rank,
+            "impact": impact[name],
+            "confirm_impact": confirmed[name],
+            "selected": int(rank <= top_k),
+            "meets_threshold": int(impact[name] >= min_impact),
+        }
+        for rank, name in enumerate(ranked, start=1)
+    }
 
 
 def read_selection(path: Path | str, config: ModelConfig) -> tuple[Intervention, int]:

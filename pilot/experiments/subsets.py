@@ -11,27 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
-from pilot.arithmetic.pairs import CounterfactualPair
 from pilot.errors import PilotError
-from pilot.experiments.effects import logit_difference_changes
-from pilot.experiments.pairs import paired_runs
+from pilot.experiments.effects import PairExperiment
 from pilot.experiments.shapley import best_of_each_size, shapley, shapley_interactions
 from pilot.experiments.statistics import Estimates, bootstrap_ratio
 from pilot.interventions import Intervention, head_subsets
-from pilot.models.transformer import PilotTransformer
 from pilot.runtime.shards import Shards
 
 MOST_HEADS = 20  # a million sets
 PAIRS_PER_CHUNK = 32  # what a kill can cost, and what a process computes at a time: some seconds for 2**16 sets
 
 
-@dataclass(frozen=True)
-class Game:
-    """What every set of heads is worth on every pair.
+@dataclass(frozen=True, eq=False)
+class SubsetEffects:
+    """What every set of heads does to every pair.
 
     heads    number i of `change` is the set of the heads whose bit is set in i
     change   (2**n, P) float32, LD patched - LD recipient
@@ -42,6 +41,10 @@ class Game:
     change: np.ndarray
     gap: np.ndarray
 
+    def take(self, index: np.ndarray) -> SubsetEffects:
+        """On the pairs of these numbers."""
+        return SubsetEffects(self.heads, self.change[:, index], self.gap[index])
+
     def recovery(self, sets: Sequence[int], resamples: int, rng: np.random.Generator) -> Estimates:
         """Of these sets, with bootstrap intervals over the pairs."""
         return bootstrap_ratio(self.change[list(sets)], self.gap, resamples, rng)
@@ -51,27 +54,27 @@ class Game:
         return bootstrap_ratio(shapley(self.change), self.gap, resamples, rng)
 
     def interactions(self, resamples: int, rng: np.random.Generator) -> Estimates:
-        """Pairwise Shapley interaction of each two heads: (n, n)."""
-        return bootstrap_ratio(shapley_interactions(self.change), self.gap, resamples, rng)
+        """Shapley interaction of each two heads: (n, n)."""
+        return bootstrap_ratio(self.pair_interactions, self.gap, resamples, rng)
 
-    @property
+    @cached_property
+    def pair_interactions(self) -> np.ndarray:
+        """Shapley interaction of each two heads on every pair of prompts, in units of LD: (n, n, P)."""
+        return shapley_interactions(self.change)
+
+    @cached_property
     def mean_recovery(self) -> np.ndarray:
         """Of each set: (2**n,)."""
-        return self.change.sum(1, dtype=np.float64) / self.gap.sum()
+        return np.asarray(self.change.sum(1, dtype=np.float64) / self.gap.sum())
 
 
-def play(
-    model: PilotTransformer,
-    pairs: Sequence[CounterfactualPair],
-    direction: str,
-    heads: Intervention,
-    impl: str,
-    shards: Shards | None = None,
-) -> Game | None:
+def measure_subsets(
+    experiment: PairExperiment, heads: Intervention, shards: Shards | None = None
+) -> SubsetEffects | None:
     """Patch every set of the heads on every pair. Raises PilotError for more than MOST_HEADS heads.
 
-    With `shards` the processes of the group share the work, and a killed sweep goes on where it was; all but the main
-    one return None.
+    With `shards` the processes of the group share the work, and a killed sweep resumes; all but the main process
+    return None.
     """
     if len(heads) > MOST_HEADS:
         raise PilotError(
@@ -79,55 +82,61 @@ def play(
         )
     sets = head_subsets(heads)
 
-    def changes(chunk: Sequence[CounterfactualPair]) -> dict[str, torch.Tensor]:
-        change, gap = logit_difference_changes(model, chunk, direction, sets, impl)
-        return {"change": torch.from_numpy(change), "gap": torch.from_numpy(gap)}
+    def changes(pairs: list[int]) -> dict[str, torch.Tensor]:
+        return {"change": torch.from_numpy(experiment.take(np.array(pairs)).changes(sets))}
 
-    # Runs of one length that differ from the same position on stand together: in a chunk they share work.
-    order = np.concatenate([runs.index for runs in paired_runs(pairs, direction)])
-    members = np.split(order, range(PAIRS_PER_CHUNK, len(order), PAIRS_PER_CHUNK))
-    chunks = [[pairs[i] for i in index] for index in members]
-    parameters = {"heads": heads, "direction": direction, "impl": impl}
+    order = _sharing_order(experiment)
+    chunks = [order[start : start + PAIRS_PER_CHUNK] for start in range(0, len(order), PAIRS_PER_CHUNK)]
+    parameters = {
+        "heads": heads,
+        "direction": experiment.direction,
+        "impl": experiment.engine.impl,
+        "pairs": [(pair.clean, pair.corrupt) for pair in experiment.pairs],
+    }
     results = map(changes, chunks) if shards is None else shards.results(parameters, chunks, changes)
     if results is None:
         return None
-    change, gap = np.empty((len(sets), len(pairs)), dtype=np.float32), np.empty(len(pairs))
-    for index, result in zip(members, results, strict=True):
-        change[:, index], gap[index] = result["change"], result["gap"]
-    return Game(heads, change, gap)
+    change = np.empty((len(sets), len(experiment)), dtype=np.float32)
+    for pairs, result in zip(chunks, results, strict=True):
+        change[:, pairs] = result["change"]
+    return SubsetEffects(heads, change, experiment.gap)
 
 
-def redundant_with(interactions: Estimates, least: float) -> list[int | None]:
-    """For each head the other one that it is most redundant with: number of that head, or None.
-
-    It is redundant where their interaction is -`least` or below and its interval below zero: the two do the same work,
-    as in an OR.
-    """
-    partners = interactions.value.argmin(1)
-    return [
-        int(partner) if interactions.value[head, partner] <= -least and interactions.high[head, partner] < 0 else None
-        for head, partner in enumerate(partners)
+def _sharing_order(experiment: PairExperiment) -> list[int]:
+    """Numbers of the pairs; those of one length that differ from the same position on share work, so stand together."""
+    runs = [
+        (len(donor.ids) + len(donor.answer), pair.first_difference)
+        for pair, donor in zip(experiment.pairs, experiment.donors, strict=True)
     ]
+    return sorted(range(len(runs)), key=lambda i: runs[i])
 
 
-def best_sets(chosen_on: Game, measured_on: Game, ranked: Intervention, resamples: int, seed: int) -> list[dict]:
-    """Recovery by number of heads: rows of size, set, heads, value, low, high.
+def best_sets(
+    chosen_on: SubsetEffects, measured_on: SubsetEffects, ranked: Intervention, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """Recovery by number of heads: rows of size, set, heads, value, low, high, optimism.
 
-    set   "best": the set worth most on the pairs of `chosen_on`; "ablation": the first heads of `ranked`; "average":
-          the mean of all sets of that size, which has no interval. All are measured on the pairs of `measured_on`
+    set        "best": the set worth most on the pairs of `chosen_on`; "ablation": the first heads of `ranked`;
+               "average": the mean of all sets of that size, which has no interval. All are measured on the pairs of
+               `measured_on`
+    optimism   of "best": how much more it is worth on the pairs that it was chosen on, the winner's curse that
+               measuring on others removes
     """
     heads = measured_on.heads
-    n = len(heads)
     sets = {
         "best": best_of_each_size(chosen_on.mean_recovery).tolist(),
         "ablation": np.cumsum([0, *(1 << heads.index(head) for head in ranked)]).tolist(),
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, masks in sets.items():
         recovery = measured_on.recovery(masks, resamples, np.random.default_rng(seed))
         for size, mask in enumerate(masks):
             names = "+".join(head.name for i, head in enumerate(heads) if mask >> i & 1)
             rows.append({"size": size, "set": name, "heads": names, **asdict(recovery[size])})
-    worth, sizes = measured_on.mean_recovery, np.bitwise_count(np.arange(2**n))
-    rows += [{"size": size, "set": "average", "value": float(worth[sizes == size].mean())} for size in range(n + 1)]
+            if name == "best":
+                rows[-1]["optimism"] = float(chosen_on.mean_recovery[mask] - recovery.value[size])
+    worth, sizes = measured_on.mean_recovery, np.bitwise_count(np.arange(2 ** len(heads)))
+    rows += [
+        {"size": size, "set": "average", "value": float(worth[sizes == size].mean())} for size in range(len(heads) + 1)
+    ]
     return rows

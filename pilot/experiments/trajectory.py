@@ -14,19 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-
-from pilot.arithmetic.examples import Bucket
-from pilot.arithmetic.grammar import KINDS
-from pilot.arithmetic.pairs import CounterfactualPair
 from pilot.errors import PilotError
-from pilot.experiments.ablation import ablated_correct, mean_head_outputs
-from pilot.experiments.effects import logit_difference_changes
-from pilot.experiments.pairs import DIRECTIONS
+from pilot.experiments.ablation import ablated_correct
+from pilot.experiments.donors import mean_donor
+from pilot.experiments.effects import PairExperiment
+from pilot.inputs.pairs import DIRECTIONS, TokenPair
+from pilot.inputs.prompts import Prompt
 from pilot.interventions import single_heads
 from pilot.models.checkpoint import read_checkpoint
-from pilot.models.transformer import PilotTransformer
+from pilot.sweep import SweepEngine
 
 MEASURES = ("ablation_paren", *DIRECTIONS)
 
@@ -49,8 +47,9 @@ def read_snapshots(folder: Path | str) -> list[Snapshot]:
     for path in sorted(Path(folder).glob("checkpoint_*.pt"), reverse=True):  # epoch_NNN takes the place of best, last
         content = read_checkpoint(path)
         try:
-            epoch, val = int(content["epoch"]), {kind: float(content["metrics"]["val"][kind]) for kind in KINDS}
-        except (KeyError, TypeError, ValueError) as error:
+            accuracies = content["metrics"]["val"].items()
+            epoch, val = int(content["epoch"]), {kind: float(accuracy) for kind, accuracy in accuracies}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PilotError(
                 f"{path}: has no epoch and accuracies ({error!r}); train it with: dvc repro train"
             ) from None
@@ -61,38 +60,34 @@ def read_snapshots(folder: Path | str) -> list[Snapshot]:
 
 
 def measure_heads(
-    model: PilotTransformer,
-    val: list[Bucket],
-    lines: list[Bucket],
-    pairs: Sequence[CounterfactualPair],
+    engine: SweepEngine,
+    val: Sequence[Prompt],
+    lines: Sequence[Prompt],
+    pairs: Sequence[TokenPair],
     min_logit_gap: float,
-    impl: str,
-) -> dict:
+) -> dict[str, Any]:
     """All measures of all heads: a dict by measure and head name, with `logit_gap`, the mean over the pairs.
 
-    val     examples that heads' mean outputs are taken over
-    lines   parenthesised examples that are ablated
+    val     prompts that heads' mean outputs are taken over
+    lines   parenthesised prompts that are ablated
     pairs   counterfactual pairs that are patched, right or wrong as their answers may be; there may be none
 
     Recovery is left out where the mean gap is below `min_logit_gap`, and with it where there are no pairs.
     """
-    heads = single_heads(model.config)
+    heads = single_heads(engine.model.config)
     names = [head.name for (head,) in heads]
-    means = mean_head_outputs(model, val)
-    correct = ablated_correct(model, lines, [(), *heads], "mean", means, np.random.default_rng(0), impl)
-    accuracy = correct.mean(1)
-    measured: dict = {"ablation_paren": dict(zip(names, (accuracy[0] - accuracy[1:]).tolist(), strict=True))}
+    accuracy = ablated_correct(engine, lines, [(), *heads], mean_donor(engine.model, val)).mean(1)
+    measured: dict[str, Any] = {"ablation_paren": dict(zip(names, (accuracy[0] - accuracy[1:]).tolist(), strict=True))}
     for direction in DIRECTIONS if pairs else ():
-        change, gap = logit_difference_changes(model, pairs, direction, heads, impl)
-        measured["logit_gap"] = float(gap.mean())  # the same in both directions
+        experiment = PairExperiment(engine, pairs, direction)
+        measured["logit_gap"] = float(experiment.gap.mean())  # the same in both directions
         if measured["logit_gap"] >= min_logit_gap:
-            recovery = change.sum(1, dtype=np.float64) / gap.sum()
-            measured[direction] = dict(zip(names, recovery.tolist(), strict=True))
+            measured[direction] = dict(zip(names, experiment.recovery(heads).tolist(), strict=True))
     return measured
 
 
-def begins_to_matter(measured: Mapping[int, Mapping], least: float) -> dict[str, dict[str, int]]:
-    """The first epoch from which on a measure of a head stays above `least`, by measure and head.
+def begins_to_matter(measured: Mapping[int, Mapping[str, Any]], least: float) -> dict[str, dict[str, int]]:
+    """The first epoch from which a measure of a head stays above `least`, by measure and head.
 
     measured   what `measure_heads` gave, by epoch
 
@@ -102,7 +97,7 @@ def begins_to_matter(measured: Mapping[int, Mapping], least: float) -> dict[str,
     begins: dict[str, dict[str, int]] = {}
     for measure in MEASURES:
         for head in heads:
-            curve = {epoch: its.get(measure, {}).get(head, 0.0) for epoch, its in measured.items()}
+            curve = {epoch: values.get(measure, {}).get(head, 0.0) for epoch, values in measured.items()}
             if above := _stays_above(curve, least):
                 begins.setdefault(measure, {})[head] = min(above)
     return begins

@@ -1,13 +1,13 @@
-"""The pipeline's experiment on counterfactual pairs: which heads are sufficient, which are necessary, against controls.
+"""Which heads are sufficient and which necessary, against controls.
 
-Targets are patched in both directions. Beside them run their controls: as many of the lowest-ranked heads, random sets
-of the same size, the same heads from a wrong donor, and two whose result is known beforehand. A recipient's own head
-outputs must change nothing, and all heads together must make the donor's run, for where the answers part both sides
-read one token.
+Targets, which are sets of heads, are patched in both directions. Beside them run their controls: as many heads drawn at
+random, the same heads from a wrong donor (pilot.experiments.donors), and two whose result is known beforehand. A
+recipient's own head outputs must change nothing; and all heads together must make the donor's run where both sides
+read the same token before their answers.
 
-A head's verdict needs a large effect and a test against the control that could explain it away. Damage alone moves the
-logit difference towards zero, so a sufficient head must do more than the same head from a wrong donor; every head does
-something in noising, so a necessary one must do more than the other heads do.
+A head's verdict needs a large effect, and more of it than the control has that could explain it away: the rule is that
+of pilot.experiments.evidence. There is one test for each head and one for the selected heads together, corrected for
+their number by Holm's method.
 
 Shapes: n targets, P pairs.
 """
@@ -16,139 +16,163 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any, TypedDict
 
 import numpy as np
 
-from pilot.arithmetic.edits import EDITS
-from pilot.arithmetic.examples import buckets_by_length
-from pilot.arithmetic.pairs import SPLITS, CounterfactualPair
-from pilot.arithmetic.scoring import score_model
 from pilot.errors import PilotError
-from pilot.experiments.effects import Effects, measure_effects, self_donor, wrong_donor
-from pilot.experiments.pairs import DIRECTIONS
+from pilot.experiments.effects import Effects, PairExperiment
+from pilot.experiments.evidence import Evidence, check_resamples, wrong_donor_changes
+from pilot.experiments.pairs import FEWEST
 from pilot.experiments.params import CounterfactualParams
-from pilot.experiments.statistics import Estimates, adjusted, bootstrap_ratio, clustered_rate, sign_test
-from pilot.interventions import Intervention
-from pilot.models.transformer import PilotTransformer
+from pilot.experiments.statistics import (
+    Estimates,
+    adjusted,
+    bootstrap_ratio,
+    clustered_rate,
+    selection_frequency,
+)
+from pilot.inputs.pairs import DIRECTIONS
+from pilot.interventions import Intervention, single_heads
 
-TOLERANCE = 0.01  # between logit differences that are equal but for rounding, which is some 1e-4
-LEVEL = 0.05  # of the corrected tests
+WORDS = {"denoising": "sufficient", "noising": "necessary"}
 
-Groups = dict[tuple[str, str], list[CounterfactualPair]]
-
-
-def usable_pairs(
-    model: PilotTransformer, pairs: Sequence[CounterfactualPair], min_logit_gap: float, impl: str
-) -> tuple[Groups, dict]:
-    """Pairs that the model answers right on both sides, with an LD gap wide enough, by edit and split; and counts."""
-    sides = [[getattr(pair, side) for pair in pairs] for side in ("clean", "corrupt")]
-    right = np.logical_and(*(score_model(model, buckets_by_length(side)).exact_match.numpy() for side in sides))
-    wide = measure_effects(model, pairs, "denoising", [()], impl=impl).gap >= min_logit_gap
-    groups, counts = {}, {}
-    for edit in EDITS:
-        for split in SPLITS:
-            member = np.array([(pair.edit, pair.split) == (edit, split) for pair in pairs], dtype=bool)
-            groups[edit, split] = [pairs[i] for i in np.flatnonzero(member & right & wide)]
-            counts.setdefault(edit, {})[split] = {
-                "drawn": int(member.sum()),
-                "both_right": int((member & right).sum()),
-                "usable": len(groups[edit, split]),
-            }
-    return groups, counts
+EstimateRow = dict[str, Any]  # {"value": ..., "low": ..., "high": ...}
 
 
-def patch_pairs(
-    model: PilotTransformer,
-    pairs: Sequence[CounterfactualPair],
-    direction: str,
-    targets: Mapping[str, Intervention],
-    params: CounterfactualParams,
-    impl: str,
-) -> dict[str, dict]:
-    """One row of measures for each target, and one for random sets as large as `top_k`, on average.
+class TargetRow(TypedDict, total=False):
+    """The measures of one target over P pairs, as metrics/counterfactual.json holds them.
 
-    Raises PilotError if a control whose result is known beforehand comes out otherwise: then nothing here can be
-    believed.
+    recovery         with its interval
+    mean_of_ratios   the mean over the pairs of each one's own recovery
+    flip_rate        share of pairs in which the patched run gives the donor's whole answer, with its interval
+    exact_match      share of pairs in which it still gives the recipient's
+    kl               mean KL divergence, in nats
+    wrong_donor      recovery from wrong donors, over the pairs that have one; absent where none has, and of random sets
+    p, p_holm, p_bh  of a single head's, or the selected ones', being sufficient (in denoising) or necessary (in
+                     noising): as it is, and corrected in two ways
     """
+
+    recovery: EstimateRow
+    mean_of_ratios: float
+    flip_rate: EstimateRow
+    exact_match: float
+    kl: float
+    wrong_donor: EstimateRow
+    p: float
+    p_holm: float
+    p_bh: float
+
+
+def measure_targets(
+    experiment: PairExperiment, targets: Mapping[str, Intervention], params: CounterfactualParams
+) -> dict[str, TargetRow]:
+    """One row of measures for each target; with a target "top_k" also "random_k": random sets as large, on average.
+
+    targets   interventions by name: every single head by its own name (`L2H2`), "all_heads", and any other
+
+    Raises PilotError for fewer than two pairs, for too few resamples to tell at `params.level`, and if a control whose
+    result is known beforehand comes out otherwise: then nothing here can be believed.
+    """
+    if len(experiment) < FEWEST:
+        raise PilotError(f"{len(experiment)} pair: an interval needs at least {FEWEST}")
+    names = {patch.name for patch in targets["all_heads"]}
+    heads = [i for i, name in enumerate(targets) if name in names]
+    tested = [i for i, name in enumerate(targets) if name in names or name == "top_k"]
+    check_resamples(params.resamples, len(tested), params.level)
     rng = np.random.default_rng(params.seed)
-    names, interventions = list(targets), list(targets.values())
-    n_heads, size = len(targets["all_heads"]), len(targets["top_k"])
-    random_sets = [
-        tuple(targets["all_heads"][i] for i in sorted(rng.choice(n_heads, size, replace=False)))
-        for _ in range(params.random_sets)
-    ]
-    effects = measure_effects(model, pairs, direction, [*interventions, *random_sets], impl=impl)
-    wrong = measure_effects(model, pairs, direction, interventions, wrong_donor, impl)
-    unchanged = measure_effects(model, pairs, direction, interventions, self_donor, impl)
-    _check_known(effects, unchanged, names.index("all_heads"))
+    interventions = list(targets.values())
+    random_sets = _random_sets(targets, params.random_sets, rng)
+    effects = experiment.effects([*interventions, *random_sets])
+    _check_known(experiment, effects, targets, params.tolerance)
 
-    everything = np.concatenate([effects.change[: len(names)], effects.change[len(names) :].mean(0, keepdims=True)])
-    recovery = bootstrap_ratio(everything, effects.gap, params.resamples, rng)
-    wrong_recovery = bootstrap_ratio(wrong.change, effects.gap, params.resamples, rng)
-    rows = {name: _row(effects, [i], recovery, i) for i, name in enumerate(names)}
-    for i, name in enumerate(names):
-        rows[name]["wrong_donor"] = asdict(wrong_recovery[i])
-    rows["random_k"] = _row(effects, range(len(names), len(effects.ld)), recovery, len(names))
+    n = len(targets)
+    groups = {name: [i] for i, name in enumerate(targets)}
+    if random_sets:
+        groups["random_k"] = list(range(n, n + len(random_sets)))
+    change = np.stack([effects.change[members].mean(0) for members in groups.values()])
+    recovery = bootstrap_ratio(change, experiment.gap, params.resamples, rng)
+    rows = {
+        name: _row(effects, members, experiment.gap, recovery, i) for i, (name, members) in enumerate(groups.items())
+    }
 
-    heads = [name for name in names if name in {patch.name for patch in targets["all_heads"]}]
-    tested = [*heads, "top_k"]
-    pvalues = {name: _pvalue(effects.change, wrong.change, names.index(name), len(heads), direction) for name in tested}
-    corrections = {"p_holm": "holm", "p_bh": "benjamini-hochberg"}
-    for name in tested:
-        rows[name]["p"] = pvalues[name]
-    for key, method in corrections.items():
-        for name, value in adjusted(pvalues, method).items():
-            rows[name][key] = value
+    wrong = wrong_donor_changes(experiment, interventions)
+    controlled = ~np.isnan(wrong[0])
+    if controlled.any():
+        wrong_recovery = bootstrap_ratio(wrong[:, controlled], experiment.gap[controlled], params.resamples, rng)
+        for i, name in enumerate(targets):
+            rows[name]["wrong_donor"] = asdict(wrong_recovery[i])
+
+    if experiment.direction == "denoising":
+        control = wrong[tested]
+    else:
+        control = np.stack([effects.change[[other for other in heads if other != i]].mean(0) for i in tested])
+    evidence = Evidence(effects.change[tested], control, experiment.gap)
+    p = evidence.pvalues(params.min_effect, params.resamples, rng).tolist()
+    pvalues = dict(zip((list(targets)[i] for i in tested), p, strict=True))
+    holm, benjamini_hochberg = (adjusted(pvalues, method) for method in ("holm", "benjamini-hochberg"))
+    for name in pvalues:
+        rows[name]["p"], rows[name]["p_holm"], rows[name]["p_bh"] = pvalues[name], holm[name], benjamini_hochberg[name]
     return rows
 
 
-def _check_known(effects: Effects, unchanged: Effects, all_heads: int) -> None:
-    moved = np.abs(unchanged.change).max()
-    missed = np.abs(effects.ld[all_heads] - effects.ld_donor).max()
-    if max(moved, missed) > TOLERANCE:
+def _random_sets(targets: Mapping[str, Intervention], number: int, rng: np.random.Generator) -> list[Intervention]:
+    """Sets of as many heads as "top_k"; none without that target."""
+    if "top_k" not in targets:
+        return []
+    heads, size = targets["all_heads"], len(targets["top_k"])
+    return [tuple(heads[i] for i in sorted(rng.choice(len(heads), size, replace=False))) for _ in range(number)]
+
+
+def _check_known(
+    experiment: PairExperiment, effects: Effects, targets: Mapping[str, Intervention], tolerance: float
+) -> None:
+    all_heads = list(targets).index("all_heads")
+    same_token = np.array([pair.clean.ids[-1] == pair.corrupt.ids[-1] for pair in experiment.pairs])
+    moved = np.abs(experiment.changes(list(targets.values()), experiment.self_donor)).max()
+    missed = np.abs(effects.change[all_heads] - experiment.gap).max(where=same_token, initial=0)
+    if max(moved, missed) > tolerance:
         raise PilotError(
             f"the known controls fail: the recipient's own head outputs move its logit difference by {moved:.3g}, and "
-            f"all heads together miss the donor's by {missed:.3g} (rounding stays below {TOLERANCE}); no result "
-            "of this run can be trusted"
+            f"all heads together miss the donor's by {missed:.3g} (rounding stays below {tolerance:g}); no result of "
+            "this run can be trusted"
         )
 
 
-def _row(effects: Effects, members: Sequence[int], recovery: Estimates, number: int) -> dict:
-    """The measures of one target, or on average of several. Pairs with answers right on both sides count one by one."""
-    members = list(members)
+def _row(effects: Effects, members: Sequence[int], gap: np.ndarray, recovery: Estimates, number: int) -> TargetRow:
+    """The measures of one target, or on average of several."""
     adopted = effects.adopted[members]
     pair = np.tile(np.arange(adopted.shape[1]), len(members))
     return {
         "recovery": asdict(recovery[number]),
-        "mean_of_ratios": float((effects.change[members] / effects.gap).mean()),
+        "mean_of_ratios": float((effects.change[members] / gap).mean()),
         "flip_rate": asdict(clustered_rate(adopted.ravel(), pair)),
         "exact_match": float(effects.kept[members].mean()),
         "kl": float(effects.kl[members].mean()),
     }
 
 
-def _pvalue(change: np.ndarray, wrong: np.ndarray, target: int, n_heads: int, direction: str) -> float:
-    """Of the paired test of a target against its direction's control: see the top of this module."""
-    if direction == "denoising":
-        return sign_test(change[target], wrong[target], alternative="greater")
-    others = [i for i in range(n_heads) if i != target]
-    return sign_test(change[target], change[others].mean(0), alternative="greater")
-
-
-def verdicts(rows: Mapping[str, Mapping[str, dict]], heads: Sequence[str], min_effect: float) -> dict[str, dict]:
+def verdicts(
+    rows: Mapping[str, Mapping[str, TargetRow]], heads: Sequence[str], params: CounterfactualParams
+) -> dict[str, dict[str, int]]:
     """For each head whether it is sufficient (by the rows of "denoising") and necessary ("noising"): 0 or 1 each.
 
-    It is if its recovery's interval lies above `min_effect` and its corrected test (Holm) is significant at LEVEL.
+    It is if its test, corrected by Holm's method, is significant at `params.level`.
     """
-
-    def holds(row: dict) -> int:
-        return int(row["recovery"]["low"] > min_effect and row["p_holm"] < LEVEL)
-
-    named = dict(zip(DIRECTIONS, ("sufficient", "necessary"), strict=True))
-    return {head: {word: holds(rows[direction][head]) for direction, word in named.items()} for head in heads}
+    return {
+        head: {WORDS[direction]: int(rows[direction][head]["p_holm"] < params.level) for direction in DIRECTIONS}
+        for head in heads
+    }
 
 
 def in_words(verdict: Mapping[str, int]) -> str:
     """ "sufficient and necessary", "necessary", "neither", ..., with "redundant" where the verdict says so."""
-    words = [word for word in ("sufficient", "necessary") if verdict[word]]
+    words = [word for word in WORDS.values() if verdict[word]]
     return (" and ".join(words) or "neither") + (", redundant" if verdict.get("redundant") else "")
+
+
+def stability(experiment: PairExperiment, k: int, resamples: int, seed: int) -> dict[str, float]:
+    """How often each head is among the k of largest effect when the pairs are drawn anew, by name."""
+    heads = single_heads(experiment.engine.model.config)
+    frequency = selection_frequency(experiment.changes(heads), k, resamples, np.random.default_rng(seed))
+    return {head.name: float(share) for (head,), share in zip(heads, frequency, strict=True)}

@@ -1,6 +1,6 @@
 """What the branches of a node of the trie (pilot.sweep.plan) make of a layer's state: `branched_hidden`.
 
-A state is a row of the residual stream x and, beside it, of the MLP's input x @ mlp_in (pilot.sweep.lowering). What a
+A state is a row of the residual stream x and, beside it, of the MLP's input x @ mlp_in (pilot.sweep.folded). What a
 patched head adds to it is a term; a branch is a choice of terms. This is all that lies between two matrix products: the
 one that makes the terms, and the MLP's second.
 

@@ -1,1 +1,1 @@
-"""Results as pictures, tables, sentences and one page."""
+"""What a run measured, as sentences, plots, tables and one page."""

@@ -1,7 +1,8 @@
-"""Plots as pictures: matplotlib figures, for the README, for print and for where no script runs."""
+"""Plots as PNG files, drawn by matplotlib: for the README, for print and for readers without JavaScript."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from io import BytesIO
 
 import matplotlib
@@ -12,6 +13,8 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from pilot.reporting.plot import COLOURS, DIVERGING, SEQUENTIAL, Mark, Panel, Plot, cells_of, columns_of
 
@@ -22,23 +25,27 @@ plt.rcParams.update({"figure.dpi": 130, "font.size": 9, "axes.spines.top": False
 
 
 def figure(plot: Plot) -> Figure:
-    """All panels side by side: three in a row where they are small, else two."""
-    draw = {"heatmap": _heatmap, "bars": _bars, "lines": _lines}[plot.kind]
-    across = min(3 if plot.is_small else 2, len(plot.panels))
-    down = -(-len(plot.panels) // across)
+    """All panels in one figure, `plot.across` of them in a row."""
+    down = -(-len(plot.panels) // plot.across)
     width = 9 if len(plot.panels) > 1 else 7
     height = down * max(_height(plot, panel) for panel in plot.panels.values())
-    result, axes = plt.subplots(down, across, figsize=(width, height), layout="constrained", squeeze=False)
+    result, axes = plt.subplots(down, plot.across, figsize=(width, height), layout="constrained", squeeze=False)
     used = axes.flat[: len(plot.panels)]
     for axis, (title, panel) in zip(used, plot.panels.items(), strict=True):
-        image = draw(plot, axis, panel)
         axis.set_title(title, fontsize=9, loc="left")
+        if plot.kind == "heatmap":
+            image = _heatmap(plot, axis, panel)
+        elif plot.kind == "bars":
+            _bars(plot, axis, panel)
+        else:
+            _lines(plot, axis, panel)
     for axis in axes.flat[len(plot.panels) :]:
         axis.set_axis_off()
+    handles, names = used[0].get_legend_handles_labels()
     if plot.kind == "heatmap":
         result.colorbar(image, ax=axes, label=plot.value)
-    elif len(used[0].get_legend_handles_labels()[0]) > 1:
-        result.legend(*used[0].get_legend_handles_labels(), frameon=False, loc="outside upper center", ncols=3)
+    elif len(handles) > 1:
+        result.legend(handles, names, frameon=False, loc="outside upper center", ncols=3)
     return result
 
 
@@ -59,7 +66,7 @@ def _height(plot: Plot, panel: Panel) -> float:
     }[plot.kind]
 
 
-def _heatmap(plot: Plot, axis: Axes, panel: Panel):
+def _heatmap(plot: Plot, axis: Axes, panel: Panel) -> AxesImage:
     columns = columns_of(panel)
     cells = cells_of(panel)
     grid = np.array([[np.nan if mark is None else mark.value for mark in row] for row in cells])
@@ -73,7 +80,7 @@ def _heatmap(plot: Plot, axis: Axes, panel: Panel):
                 colour = "white" if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else "black"
                 text = f"{value:{'+' if plot.signed else ''}.{plot.decimals}f}"
                 axis.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    axis.set_xticks(range(len(columns)), columns, fontsize=8)
+    axis.set_xticks(range(len(columns)), map(str, columns), fontsize=8)
     axis.set_yticks(range(len(panel)), list(panel), fontsize=8)
     if not plot.is_small and not any("\n" in str(column) for column in columns):
         axis.tick_params("x", rotation=90)
@@ -91,7 +98,7 @@ def _bars(plot: Plot, axis: Axes, panel: Panel) -> None:
             place,
             [mark.value for mark in marks.values()],
             thickness,
-            xerr=_interval(list(marks.values())),
+            xerr=_intervals(marks.values()),
             error_kw={"elinewidth": 0.8, "capsize": 1.5},
             label=row,
             color=COLOURS[i],
@@ -99,7 +106,7 @@ def _bars(plot: Plot, axis: Axes, panel: Panel) -> None:
             edgecolor="white",
             linewidth=0,
         )
-    axis.set_yticks(range(len(labels)), labels, fontsize=8)
+    axis.set_yticks(range(len(labels)), map(str, labels), fontsize=8)
     axis.invert_yaxis()
     axis.axvline(0, color="#333333", linewidth=0.8)
     axis.set_xlabel(plot.value)
@@ -111,7 +118,7 @@ def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
         axis.errorbar(
             list(marks),
             [mark.value for mark in marks.values()],
-            yerr=_interval(list(marks.values())),
+            yerr=_intervals(marks.values()),
             fmt=f"{MARKERS[i]}-",
             markersize=2 if muted else 4,
             linewidth=0.6 if muted else 1.4,
@@ -120,13 +127,12 @@ def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
             zorder=1 if muted else 2,
             label="_" + row if muted else row,
         )
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(xlabel=plot.columns, ylabel=plot.value)
 
 
-def _interval(marks: list[Mark]) -> np.ndarray | None:
-    """Distances (2, n) from the values down and up to the ends of their intervals."""
-    if all(mark.low is None for mark in marks):
-        return None
-    return np.array([[mark.value - mark.low for mark in marks], [mark.high - mark.value for mark in marks]]).clip(min=0)
+def _intervals(marks: Iterable[Mark]) -> np.ndarray | None:
+    """How far the intervals reach below and above the values (2, n), None where no mark has an interval."""
+    margins = [mark.margins for mark in marks]
+    return np.array([margin or (0.0, 0.0) for margin in margins]).T if any(margins) else None

@@ -1,60 +1,56 @@
-"""The report: one HTML page that needs no network, its scripts and pictures inside."""
+"""The report: one HTML page that needs no network, with its scripts and figures inside."""
 
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from pilot.reporting.model_findings import Exhibit, percent
+from pilot.reporting.findings import Finding
+from pilot.reporting.findings.headlines import headlines
+from pilot.reporting.measurements import Measurements
 from pilot.reporting.params import Params
-from pilot.reporting.plot import SEQUENTIAL
+from pilot.reporting.plot import SEQUENTIAL, Plot
 from pilot.reporting.plotly_charts import charts, colour_scale
-from pilot.reporting.results import Results, selected_heads
 
 
 def html_page(
-    results: Results,
-    exhibits: Sequence[Exhibit],
+    measured: Measurements,
+    findings: Sequence[Finding],
     images: Mapping[str, bytes],
-    examples: Mapping,
+    examples: Mapping[str, Any],
     params: Params,
     provenance: Mapping[str, Mapping[str, str]],
 ) -> str:
     """The page as text; the same arguments give the same text.
 
-    images       PNG files by the names of their exhibits
+    images       PNG files by the names of their findings
     examples     the contents of runs/examples.json, empty if there are none
-    provenance   "versions" and "data", the hashes of its files
+    provenance   "versions", and "data": the hashes of the data files
     """
-    environment = Environment(loader=PackageLoader("pilot"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["percent"] = percent
-    data = {
-        "charts": {exhibit.name: _specifications(exhibit) for exhibit in exhibits if exhibit.plot},
-        "examples": examples,
-        "colours": colour_scale(SEQUENTIAL),
-    }
+    environment = Environment(
+        loader=PackageLoader("pilot.reporting"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    # The filter tojson also escapes what could end the script element that the JSON stands in.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     return environment.get_template("report.html").render(
-        results=results,
-        selected=selected_heads(results),
-        exhibits={exhibit.name: exhibit for exhibit in exhibits},
+        measured=measured,
+        headlines=headlines(measured),
+        findings={finding.name: finding for finding in findings},
         images={name: "data:image/png;base64," + base64.b64encode(image).decode() for name, image in images.items()},
-        data=_json(data),
-        has_examples=bool(examples),
+        data={
+            "charts": {finding.name: _specifications(finding.plot) for finding in findings if finding.plot},
+            "examples": examples,
+            "colours": colour_scale(SEQUENTIAL),
+        },
         params=params.model_dump(),
         provenance=provenance,
-        plotly=Markup(get_plotlyjs()),  # part of the trusted package: not to be escaped
+        plotly=get_plotlyjs(),
     )
 
 
-def _specifications(exhibit: Exhibit) -> list[dict]:
-    return [json.loads(figure.to_json()) for figure in charts(exhibit.plot)]
-
-
-def _json(data: Mapping) -> Markup:
-    """JSON that cannot end the script element that it stands in."""
-    return Markup(json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"))
+def _specifications(plot: Plot) -> dict[str, Any]:
+    return {title: chart.to_plotly_json() for title, chart in charts(plot).items()}

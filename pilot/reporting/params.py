@@ -11,7 +11,9 @@ from pilot.experiments.params import (
     AblateParams,
     AnalysisParams,
     CounterfactualParams,
+    ExamplesParams,
     PatchParams,
+    PlantedParams,
     SelectParams,
     SweepParams,
 )
@@ -31,10 +33,12 @@ class Params(Section):
     select: SelectParams
     counterfactual: CounterfactualParams
     patch: PatchParams
+    examples: ExamplesParams
+    planted: PlantedParams
 
     @field_validator("analysis")
     @classmethod
-    def _kept(cls, analysis: AnalysisParams, info: ValidationInfo):
+    def _kept(cls, analysis: AnalysisParams, info: ValidationInfo) -> AnalysisParams:
         train = info.data.get("train")  # None if it is wrong itself
         if train and analysis.checkpoint not in train.checkpoints:
             raise ValueError(

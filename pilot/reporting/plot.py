@@ -1,4 +1,4 @@
-"""What pictures show; plotly_charts and matplotlib_figures beside this module draw the same."""
+"""What a plot shows, whatever draws it: pilot.reporting.plotly_charts or pilot.reporting.matplotlib_figures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-# Okabe & Ito's colours, told apart by colour-blind readers too; number -1 is a grey for what is only background.
+from pilot.experiments.statistics import Estimate
+
+# Okabe & Ito's colours, which colour-blind readers tell apart; the last one is a grey for rows in the background.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#BBBBBB")
 # ColorBrewer's RdBu, reversed, for signed values: white is zero; and its Blues for shares (https://colorbrewer2.org).
 DIVERGING = ("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7",
@@ -15,15 +17,33 @@ SEQUENTIAL = ("#f7fbff", "#deebf7", "#c6dbef", "#9ecae1", "#6baed6", "#4292c6", 
 
 
 class Mark(NamedTuple):
-    """A value, with its interval where it has one and what else to say of it."""
+    """A value, with its interval and a note where it has them."""
 
     value: float
     low: float | None = None
     high: float | None = None
     note: str = ""
 
+    @property
+    def margins(self) -> tuple[float, float] | None:
+        """How far the interval reaches below and above the value, 0 or more."""
+        if self.low is None or self.high is None:
+            return None
+        return max(0.0, self.value - self.low), max(0.0, self.high - self.value)
 
-Panel = Mapping[str, Mapping[str | float, Mark]]
+    def text(self, spec: str) -> str:
+        """`+0.43 [+0.40, +0.46] note` where the format `spec` is `+.2f`."""
+        if self.low is None or self.high is None:
+            number = format(self.value, spec)
+        else:
+            number = format(Estimate(self.value, self.low, self.high), spec)
+        return f"{number} {self.note}".rstrip()
+
+
+Label = str | float  # of a column
+Row = Mapping[Label, Mark]
+Panel = Mapping[str, Row]
+Panels = dict[str, dict[str, dict[Label, Mark]]]  # while they are put together: title, row, column
 
 
 class Table(NamedTuple):
@@ -37,14 +57,14 @@ class Table(NamedTuple):
 class Plot:
     """Panels of one kind that share a scale.
 
-    kind      "heatmap": a cell for each row and column, "bars": a bar for each column, in a colour for each row,
+    kind      "heatmap": a cell for each row and column; "bars": a bar for each column, in a colour for each row;
               "lines": a line for each row, over columns that are numbers
-    panels    title -> row -> column -> Mark; no panel is empty, but rows and columns may be missing in some
+    panels    title -> row -> column -> Mark; no panel is empty, but a row may lack columns
     rows      what the rows are
     columns   what the columns are
     value     what the values are, with their unit
-    decimals  digits shown after the point
-    signed    values have a sign that matters; if not they count from zero up
+    decimals  digits after the point
+    signed    whether values may be negative; if not, scales start at zero
     muted     rows that are only background
     """
 
@@ -58,11 +78,8 @@ class Plot:
     muted: frozenset[str] = frozenset()
 
     def text(self, mark: Mark) -> str:
-        """`+0.43 [+0.40, +0.46]`, the note behind it."""
-        value, *interval = (
-            None if part is None else f"{part:{'+' if self.signed else ''}.{self.decimals}f}" for part in mark[:3]
-        )
-        return value + (f" [{', '.join(interval)}]" if None not in interval else "") + (mark.note and f" {mark.note}")
+        """A value of this plot with its interval and note."""
+        return mark.text(f"{'+' if self.signed else ''}.{self.decimals}f")
 
     @property
     def marks(self) -> Iterator[Mark]:
@@ -78,8 +95,13 @@ class Plot:
         """Whether it is a heatmap with room for a number in every cell."""
         return self.kind == "heatmap" and all(len(columns_of(panel)) <= 6 for panel in self.panels.values())
 
-    def series(self, panel: Panel) -> Iterator[tuple[int, str, Mapping[str | float, Mark]]]:
-        """The rows of a panel with the numbers that their colours and markers go by: background first, which is -1."""
+    @property
+    def across(self) -> int:
+        """How many panels stand side by side on a page."""
+        return 3 if len(self.panels) % 3 == 0 else min(2, len(self.panels))
+
+    def series(self, panel: Panel) -> Iterator[tuple[int, str, Row]]:
+        """The rows of a panel with the numbers that choose their colours and markers; background comes first, as -1."""
         yield from ((-1, row, panel[row]) for row in panel if row in self.muted)
         foreground = [row for row in panel if row not in self.muted]
         yield from ((i % len(COLOURS[:-1]), row, panel[row]) for i, row in enumerate(foreground))
@@ -107,21 +129,21 @@ class Plot:
             ],
         )
 
-    def _cell(self, panel: Panel, row: str, column: str | float) -> str:
+    def _cell(self, panel: Panel, row: str, column: Label) -> str:
         mark = panel.get(row, {}).get(column)
         return "" if mark is None else self.text(mark)
 
 
-def columns_of(panel: Panel) -> list[str | float]:
-    """The columns of all rows of a panel, each once, in the order in which they come."""
+def columns_of(panel: Panel) -> list[Label]:
+    """The columns of a panel, each once, in the order in which its rows have them."""
     return list(dict.fromkeys(column for row in panel.values() for column in row))
 
 
 def cells_of(panel: Panel) -> list[list[Mark | None]]:
-    """A list for each row with an entry for each column of the panel, None where there is no value."""
+    """A list for each row, with None where the row lacks a column of the panel."""
     columns = columns_of(panel)
     return [[marks.get(column) for column in columns] for marks in panel.values()]
 
 
-def _plain(label: str | float) -> str:
+def _plain(label: Label) -> str:
     return str(label).replace("\n", " ")  # a label on an axis may have two lines

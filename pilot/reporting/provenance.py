@@ -1,4 +1,4 @@
-"""Where results come from: versions and the hashes of data files. Nothing that differs between two equal runs."""
+"""What the results were made from: versions and hashes of data files. Nothing that differs between equal runs."""
 
 from __future__ import annotations
 
@@ -7,31 +7,21 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
-from pilot.runtime.files import read_text
-
-PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "plotly", "dvc")
+PACKAGES = ("pilot-patching", "torch", "numpy", "scipy", "matplotlib", "plotly", "dvc")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python, of this project where it is installed and of what its results depend on; the system."""
+    """The versions of Python and of the installed PACKAGES, and the system."""
     return {
         "Python": platform.python_version(),
-        **{package: found for package in ("pilot-patching", *PACKAGES) if (found := _version(package))},
+        **{package: found for package in PACKAGES if (found := _version(package))},
         "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def data_hashes(folder: Path, lock: Path) -> dict[str, str]:
-    """The md5 of every data file in `folder`, by name; where there is none, of those that DVC's lock file names."""
-    files = sorted(folder.glob("*.jsonl"))
-    if files:
-        return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in files}
-    if not lock.exists():
-        return {}
-    outs = YAML(typ="safe", pure=True).load(read_text(lock))["stages"]["generate"]["outs"]
-    return {Path(out["path"]).name: out["md5"] for out in outs}
+def data_hashes(folder: Path) -> dict[str, str]:
+    """The md5 of every data file in `folder`, by name: the hashes that DVC goes by."""
+    return {path.name: hashlib.md5(path.read_bytes()).hexdigest() for path in sorted(folder.glob("*.jsonl"))}
 
 
 def _version(package: str) -> str | None:

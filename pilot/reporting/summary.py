@@ -1,48 +1,49 @@
-"""The numbers that tell one run from another, in one file: what `dvc metrics diff` puts side by side.
-
-Intervals, tests, tables and the other numbers stand in the files that the stages write.
-"""
+"""What DVC compares between runs: the numbers of metrics/summary.json and the rows of metrics/heads.csv."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from pilot.arithmetic.edits import MAIN_EDIT
-from pilot.reporting.results import Results, Rows
+from pilot.interventions import parse_heads
+from pilot.reporting.measurements import KIND_WORDS, Entries, Measurements, Rows
 
-SET_SIZE = "4"  # heads of the best set, of ablation's first ones and of sets on average that are compared
+SET_SIZE = "4"  # heads in the sets whose recovery is compared
+
+HEAD_COLUMNS = ("layer", "head", "measure", "value")
 
 
-def summary(results: Results) -> dict:
-    """Of the checkpoint that was analysed; without what its run lacks.
+def summary(measured: Measurements) -> dict[str, Any]:
+    """The numbers that tell one run from another, of the analysed checkpoint; a run lacks what it did not measure.
 
-    accuracy      exact match on unseen expressions, by kind
-    impact        exact match on parenthesised expressions that ablating each head costs, by the selecting method
-    selected      1 for the heads that were selected, 0 for others
-    pairs         answered right on both sides, of each edit: what the rest is measured on
-    sets          of the selected heads by edit and direction: recovery, the wrong donor's, and how often answers flip
-    recovery      of each head by direction, on pairs whose parentheses moved; best_sets, shapley and verdict likewise
-    best_sets     recovery of SET_SIZE heads by direction: the best, ablation's first, the average set
-    verdict       how many heads are sufficient, necessary, redundant
-    repair        share of wrong answers that the selected heads repair, from right donors and from wrong ones
+    accuracy    exact match on unseen expressions, by kind
+    impact      exact match on parenthesised expressions lost by ablating each head, as the selection measured it
+    selected    1 for the selected heads, 0 for the others
+    repair      share of wrong answers that the selected heads repair, by kind of donor
+    pairs       number of pairs measured, by edit
+    sets        of the selected heads, by edit and direction: recovery, the wrong donor's, and how often answers flip
+    recovery    of each head on pairs whose parentheses moved, by direction; so are the Shapley values
+    verdict     how many heads are sufficient, necessary, redundant
+    best_sets   recovery of SET_SIZE heads by direction: the best set, ablation's first, the average set
     """
-    heads = results["selection"]["heads"]
-    names = sorted(heads)
-    found: dict = {
-        "accuracy": results["ablation"]["baseline"],
-        "impact": {name: heads[name]["impact"] for name in names},
-        "selected": {name: heads[name]["selected"] for name in names},
-        "repair": {donors: rates["fixed"]["value"] for donors, rates in results["patching"]["repair"]["top_k"].items()},
+    heads = measured.selection["heads"]
+    repaired = measured.repair["repair"]["top_k"]
+    found: dict[str, Any] = {
+        "accuracy": measured.ablation["baseline"],
+        "impact": {name: heads[name]["impact"] for name in sorted(heads)},
+        "selected": {name: heads[name]["selected"] for name in sorted(heads)},
+        "repair": {donors: rates["fixed"]["value"] for donors, rates in repaired.items()},
     }
-    if counterfactual := results["counterfactual"]:
-        found |= _of_pairs(counterfactual, names)
-    if sets := recovery_of_sets(results["best_sets"]):
+    if measured.counterfactual:
+        found |= _of_pairs(measured.counterfactual, sorted(heads))
+    if sets := recovery_of_sets(measured.best_sets):
         found["best_sets"] = sets
     return found
 
 
 def recovery_of_sets(rows: Rows) -> dict[str, dict[str, float]]:
-    """By direction and set, of the rows of best_sets.csv those with SET_SIZE heads."""
+    """Recovery by direction and set, from the rows of best_sets.csv with SET_SIZE heads."""
     recovery: dict[str, dict[str, float]] = {}
     for row in rows:
         if row["size"] == SET_SIZE:
@@ -50,29 +51,44 @@ def recovery_of_sets(rows: Rows) -> dict[str, dict[str, float]]:
     return recovery
 
 
-def _of_pairs(counterfactual: Mapping, names: list[str]) -> dict:
-    effects = counterfactual["effects"]
-    sets = {
-        edit: {
-            direction: {
-                "recovery": rows["top_k"]["recovery"]["value"],
-                "wrong_donor": rows["top_k"]["wrong_donor"]["value"],
-                "flip_rate": rows["top_k"]["flip_rate"]["value"],
-            }
-            for direction, rows in by_direction.items()
-        }
-        for edit, by_direction in effects.items()
+def head_rows(measured: Measurements) -> list[dict[str, Any]]:
+    """Ablation impact and, where measured, recovery of every head: rows of HEAD_COLUMNS."""
+    measures: dict[str, dict[str, float]] = {
+        f"{method} ablation, {words}": {name: impact[kind]["value"] for name, impact in heads.items()}
+        for method, heads in measured.ablation["impact"].items()
+        for kind, words in KIND_WORDS.items()
     }
-    recovery = {
-        direction: {name: rows[name]["recovery"]["value"] for name in names}
-        for direction, rows in effects[MAIN_EDIT].items()
+    for direction, rows in measured.counterfactual.get("effects", {}).get(MAIN_EDIT, {}).items():
+        measures[direction] = {name: rows[name]["recovery"]["value"] for name in measured.selection["heads"]}
+    return [
+        {"layer": patch.layer, "head": patch.head, "measure": measure, "value": values[patch.name]}
+        for measure, values in measures.items()
+        for patch in sorted(patch for name in values for patch in parse_heads(name))
+    ]
+
+
+def _of_pairs(counterfactual: Entries, names: list[str]) -> dict[str, Any]:
+    effects, verdicts = counterfactual["effects"], counterfactual["verdict"].values()
+
+    def of_selected(rows: Mapping[str, Any]) -> dict[str, float]:
+        measures = ("recovery", "wrong_donor", "flip_rate")
+        return {key: rows["top_k"][key]["value"] for key in measures if key in rows["top_k"]}
+
+    return {
+        "pairs": {edit: by_split["confirm"]["usable"] for edit, by_split in counterfactual["pairs"].items()},
+        "sets": {
+            edit: {direction: of_selected(rows) for direction, rows in by_direction.items()}
+            for edit, by_direction in effects.items()
+        },
+        "recovery": {
+            direction: {name: rows[name]["recovery"]["value"] for name in names}
+            for direction, rows in effects[MAIN_EDIT].items()
+        },
+        "shapley": {
+            direction: {name: values[name]["value"] for name in names}
+            for direction, values in counterfactual.get("shapley", {}).items()
+        },
+        "verdict": {
+            word: sum(verdict.get(word, 0) for verdict in verdicts) for word in ("sufficient", "necessary", "redundant")
+        },
     }
-    shapley = {
-        direction: {name: values[name]["value"] for name in names}
-        for direction, values in counterfactual.get("shapley", {}).items()
-    }
-    verdicts = counterfactual["verdict"].values()
-    words = ("sufficient", "necessary", "redundant")
-    verdict = {word: sum(verdict.get(word, 0) for verdict in verdicts) for word in words}
-    pairs = {edit: by_split["confirm"]["usable"] for edit, by_split in counterfactual["pairs"].items()}
-    return {"pairs": pairs, "sets": sets, "recovery": recovery, "shapley": shapley, "verdict": verdict}

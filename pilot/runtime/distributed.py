@@ -8,24 +8,27 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch.nn.parallel import DistributedDataParallel
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from pilot.errors import PilotError
 
 T = TypeVar("T")
-# How long processes wait for each other. One that dies is noticed at once; this is for one that has much to do.
-PATIENCE = timedelta(days=7)
+
+# How long a process waits for the others. PyTorch's 30 minutes are too short for the end of a sweep, where one process
+# may still compute its last part. A process that dies is noticed at once whatever the timeout: its connections close.
+TIMEOUT = timedelta(days=7)
 
 
 def launch(module: str, arguments: Sequence[str]) -> None:
-    """Where PILOT_PROCESSES is set, become a torchrun with so many processes of `python -m module`; else return.
+    """Where PILOT_PROCESSES is set, become a torchrun with that many processes of `python -m module`; else return.
 
-    This is for programs that a pipeline starts. Under torchrun it returns too. Raises PilotError for a value that is no
-    number of processes.
+    This is for programs that a pipeline starts. Under torchrun it returns, too. Raises PilotError for a value that is
+    not a number of processes.
     """
     processes = os.environ.get("PILOT_PROCESSES")
     if not processes or dist.is_torchelastic_launched():
@@ -40,14 +43,14 @@ def launch(module: str, arguments: Sequence[str]) -> None:
 def process_group(device: torch.device, fixed_threads: bool = False) -> Iterator[torch.device]:
     """Join the processes that torchrun started, if it did; yields the device of this one. Only rank 0 prints.
 
-    On a CPU they talk over gloo and share the cores; with `fixed_threads` each takes OMP_NUM_THREADS of them, else one,
-    because the bits of a matrix product depend on that number. On GPUs they talk over nccl, one GPU each. Raises
-    PilotError in the others when one of them is gone.
+    On a CPU they communicate over gloo and share the cores. With `fixed_threads` each takes OMP_NUM_THREADS cores, or
+    one, because the bits of a matrix product depend on that number. On GPUs they communicate over nccl, one GPU each.
+    Raises PilotError where the others cannot be reached.
     """
     if not dist.is_torchelastic_launched():
         yield device
         return
-    # torchrun ends the others so when one has died; while they wait for that one no Python handler would run.
+    # torchrun ends the others with SIGTERM when one has died; while they wait for that one no Python handler would run.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
     if device.type == "cuda":
@@ -59,24 +62,21 @@ def process_group(device: torch.device, fixed_threads: bool = False) -> Iterator
     elif os.environ.get("OMP_NUM_THREADS") == "1":  # torchrun's default, however many cores there are
         torch.set_num_threads(max(1, _n_cores() // local_size))
     try:
-        store, own_rank, size = next(dist.rendezvous("env://"))
-        # torchrun keeps its store over restarts, with the addresses of the killed processes in it.
-        store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=PATIENCE)
+        with _communication():
+            store, own_rank, size = next(rendezvous("env://"))
+            # torchrun keeps its store over restarts, with the addresses of the killed processes in it.
+            store = PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+            dist.init_process_group(backend, store=store, rank=own_rank, world_size=size, timeout=TIMEOUT)
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_main() else nowhere):
             yield device
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
-            raise PilotError("another process of the group has ended, or cannot be reached") from None
-        raise
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
 def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rank() -> int:
@@ -95,26 +95,55 @@ def is_main() -> bool:
 
 
 def total(value: torch.Tensor) -> torch.Tensor:
-    """The sum of every process' `value`, in each of them."""
+    """The sum of every process' `value`, in each of them. Raises PilotError where the others cannot be reached."""
     if dist.is_initialized():
-        dist.all_reduce(value)
+        with _communication():
+            dist.all_reduce(value)
     return value
 
 
 def from_main(compute: Callable[[], T]) -> T:
-    """What `compute` returns in the main process, in every process. It is pickled on its way to the others."""
-    result = [compute() if is_main() else None]
-    if dist.is_initialized():
+    """What `compute` returns in the main process, in every process. It is pickled on its way to the others.
+
+    Raises PilotError where the others cannot be reached.
+    """
+    if not dist.is_initialized():
+        return compute()
+    result = [compute()] if is_main() else [None]
+    with _communication():
         dist.broadcast_object_list(result)
-    return result[0]
+    return cast(T, result[0])
 
 
 def barrier() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has come here. Raises PilotError where the others cannot be reached."""
     if dist.is_initialized():
-        dist.barrier()
+        with _communication():
+            dist.barrier()
 
 
-def data_parallel(model: torch.nn.Module) -> torch.nn.Module:
-    """`model`, such that backward leaves the mean of all processes' gradients in each."""
-    return DistributedDataParallel(model) if world_size() > 1 else model
+def broadcast_parameters(model: torch.nn.Module) -> None:
+    """Give `model` the main process's parameters: machines of different kinds draw initial weights that differ."""
+    if dist.is_initialized():
+        with _communication():
+            for parameter in model.parameters():
+                dist.broadcast(parameter.data, src=0)
+
+
+def sum_gradients(model: torch.nn.Module) -> None:
+    """Put the sum of every process' gradients in place of each one's. Raises PilotError as `total`."""
+    if dist.is_initialized():
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        summed = total(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, values in zip(gradients, summed.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(values.view_as(gradient))
+
+
+@contextlib.contextmanager
+def _communication() -> Iterator[None]:
+    """Around calls of torch.distributed, whose backends raise plain RuntimeErrors when a process is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:160]
+        raise PilotError(f"another process of the group has ended, or cannot be reached ({reason})") from None

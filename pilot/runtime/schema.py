@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
 
 from pilot.errors import PilotError
 from pilot.runtime.files import read_text
+from pilot.runtime.yaml12 import parse_yaml
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -36,8 +35,8 @@ def load_section(path: Path | str, name: str, schema: type[SectionType]) -> Sect
     """
     content = read_params(path)
     if name not in content:
-        close = difflib.get_close_matches(name, map(str, content), n=1)
-        raise PilotError(f"{path}: section {name} is missing" + (f"; is it {close[0]}?" if close else ""))
+        close = difflib.get_close_matches(name, content, n=1)
+        raise PilotError(f"{path}: section {name} is missing" + (f"; is {close[0]} a misspelling?" if close else ""))
     return validated(path, content[name], schema, name)
 
 
@@ -52,20 +51,12 @@ def validated(path: Path | str, content: Any, schema: type[SectionType], *prefix
         raise PilotError(f"{path}: {_first_problem(error, schema, prefix)}") from None
 
 
-def read_params(path: Path | str) -> dict:
-    """The sections of a params file, as YAML 1.2 like DVC itself; nothing in them is checked.
+def read_params(path: Path | str) -> dict[str, Any]:
+    """The sections of a params file, as DVC reads them; nothing in them is checked.
 
-    Raises PilotError, with the line, for a file that is not YAML or has a key twice, and for one without sections.
+    Raises PilotError as `parse_yaml`, and for a file without sections.
     """
-    text = read_text(path)
-    try:
-        with warnings.catch_warnings(action="error"):  # of an anchor given twice
-            content = YAML(typ="safe", pure=True).load(text)
-    except Exception as error:  # a YAMLError, or what reading a wrong date, number or tag happens to raise
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise PilotError(f"{path}{where}: not YAML ({problem})") from None
+    content = parse_yaml(read_text(path), path)
     if not isinstance(content, dict):
         raise PilotError(f"{path}: holds no sections; compare it with the project's params.yaml")
     return content
@@ -74,13 +65,14 @@ def read_params(path: Path | str) -> dict:
 def _first_problem(error: ValidationError, schema: type[Section], prefix: tuple[str, ...]) -> str:
     # An unknown key comes first: it is often the misspelt name of a missing one.
     problem = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-    *parents, last = problem["loc"] or ("",)
+    *parents, last = map(str, problem["loc"] or ("",))
     key = " ".join(".".join(map(str, (*prefix, *problem["loc"]))).split())
     if problem["type"] == "missing":
         return f"{key} is missing"
     if problem["type"] == "extra_forbidden":
-        known = list((schema.model_fields[parents[0]].annotation if parents else schema).model_fields)
-        close = difflib.get_close_matches(str(last), known, n=1)
+        section: Any = schema.model_fields[parents[0]].annotation if parents else schema
+        known = list(section.model_fields)
+        close = difflib.get_close_matches(last, known, n=1)
         return f"{key} is not a known key; " + (f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}")
     message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return (

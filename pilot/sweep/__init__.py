@@ -1,7 +1,7 @@
-"""Sweeps: many interventions over many pairs. The package can be called as its function `sweep`.
+"""Sweeps: many interventions over many pairs.
 
-`pilot.sweep` is the name of a function and of this package; so that both can be meant by it, whichever is imported
-first, the package's module is callable.
+`pilot.sweep` names both this package and the function in it, so the package itself can be called: `pilot.sweep(...)`
+and `from pilot import sweep` work whatever was imported first.
 """
 
 import sys

@@ -42,8 +42,8 @@ class SweepEngine:
             pilot.ops or in PyTorch; "reference" runs the whole model for every intervention; "auto" is the first of
             fused, eager and reference that can run this model
 
-    The attribute `impl` is the one chosen. The attribute `rows` says how many (intervention, pair, position) rows are
-    computed at a time; it is set to what suits the device, and changes no more than rounding.
+    The attribute `impl` is the one chosen. The attribute `rows`, how many (intervention, pair, position) rows are
+    computed at a time, is set to what suits model and device; other values change no more than rounding.
 
     Raises PilotError where `impl` cannot run, and where the engine does not reproduce the model's own logits. Weights
     that are written through `.data` change without a trace: make a new engine then.
@@ -55,7 +55,7 @@ class SweepEngine:
         self.model = model
         self._requested = impl
         self._scheduler: Scheduler | None = None
-        self._weights: list[tuple[int, int, int]] = []
+        self._prepared_for: list[tuple[int, int, int]] = []
         self._prepare()
 
     def run(
@@ -88,7 +88,7 @@ class SweepEngine:
         """
         check_unpatched(self.model)
         inputs = checked_inputs(self.model, recipient, donor, interventions, read, tokens)
-        if _versions(self.model) != self._weights:
+        if _versions(self.model) != self._prepared_for:
             self._prepare()
         return self._run(inputs, measure, progress)
 
@@ -98,19 +98,19 @@ class SweepEngine:
 
     def _prepare(self) -> None:
         """Decide the implementation, and make the model ready for it."""
-        self._weights = _versions(self.model)
         _check_deterministic(self.model)
         weight = next(self.model.parameters()).detach()
         program = None if self._requested == "reference" else self._lowered()
         if program is None:
             self.impl, self._scheduler, self._window = "reference", None, None
             self.rows = row_budget(weight, max(max(weight.shape) for weight in self.model.parameters()))
-            return
-        self.impl, self._window = which_impl(self._requested, weight), program.window
-        self.rows = row_budget(weight, program.row_width)
-        self._scheduler = Scheduler(program, Operators.of(self.impl))
-        check_unpatched(self.model)
-        self._check_against_model(ModelSizes.of(self.model), weight)
+        else:
+            check_unpatched(self.model)
+            self.impl, self._window = which_impl(self._requested, weight), program.window
+            self.rows = row_budget(weight, program.row_width)
+            self._scheduler = Scheduler(program, Operators.of(self.impl))
+            self._check_against_model(ModelSizes.of(self.model), weight)
+        self._prepared_for = _versions(self.model)
 
     def _lowered(self) -> Program | None:
         """The model's program; None, with a warning, where it has none and the reference will do instead."""

@@ -1,11 +1,12 @@
-"""The training loop: batches of one length, two optimisers, one schedule; it can be stopped and taken up anywhere."""
+"""The training loop: batches of one length, two optimisers, one schedule. It can resume from any step."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,13 +35,13 @@ class EpochRecord:
 
 
 class Training:
-    """The training of a model in place, step by step; it can be saved at any step and taken up again from there.
+    """The training of a model in place, step by step. It can be saved after any step, and resume from there.
 
     On one machine with one number of threads the same arguments give the same weights, bit for bit, however often
-    training was taken up. Under torchrun each process computes its share of every batch and all make the same step.
+    training was interrupted. Under torchrun each process computes its share of every batch, and all make the same step.
 
-    step      optimiser steps made
-    log       one record for each epoch done
+    step   optimiser steps made
+    log    one record for each finished epoch
     """
 
     def __init__(self, model: PilotTransformer, buckets: list[Bucket], params: TrainParams):
@@ -52,11 +53,14 @@ class Training:
             torch.optim.lr_scheduler.LambdaLR(optimizer, _Schedule(params.warmup_steps, self.total_steps))
             for optimizer in self._optimizers
         ]
-        self.step, self.log = 0, []
-        self._examples, self._epoch_loss, self._start = 0, 0.0, time.monotonic()
+        self.step = 0
+        self.log: list[EpochRecord] = []
+        self._examples = 0
+        self._epoch_loss = 0.0
+        self._start = time.monotonic()
 
-    def state_dict(self) -> dict:
-        """All that `load_state_dict` needs to go on from this step: tensors and plain values."""
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs to resume from this step: tensors and plain values."""
         return {
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
@@ -68,14 +72,16 @@ class Training:
             "log": [asdict(record) for record in self.log],
         }
 
-    def load_state_dict(self, state: dict) -> None:
-        """Go to the step at which `state` was saved, with the same arguments."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to the step at which `state` was saved by a training with the same arguments."""
         self.model.load_state_dict(state["model"])
-        for ours, saved in zip(self._optimizers, state["optimizers"], strict=True):
-            ours.load_state_dict(saved)
-        for ours, saved in zip(self._schedules, state["schedules"], strict=True):
-            ours.load_state_dict(saved)
-        self.step, self._examples, self._epoch_loss = state["step"], state["examples"], state["epoch_loss"]
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for schedule, saved in zip(self._schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(saved)
+        self.step = state["step"]
+        self._examples = state["examples"]
+        self._epoch_loss = state["epoch_loss"]
         self._start = time.monotonic() - state["seconds"]
         self.log = [EpochRecord(**record) for record in state["log"]]
 
@@ -93,14 +99,13 @@ class Training:
         save          called after that and at least every SAVE_SECONDS between steps
         """
         device = next(self.model.parameters()).device
-        forward = distributed.data_parallel(self.model)
         batches = _batches(self._buckets, self.params.batch_size, self.params.seed)
         saved = time.monotonic()
         self.model.train()
         with tqdm(total=self.total_steps, initial=self.step, unit="step", disable=None if progress else True) as bar:
             for bucket in islice(batches, self.step, self.total_steps):
-                loss = self._train_step(forward, bucket, device)
-                bar.set_postfix_str(self._summary(loss), refresh=False)
+                loss = self._train_step(bucket, device)
+                bar.set_postfix_str(self._status(loss), refresh=False)
                 bar.update()
                 epoch_is_over = self.step % self.steps_per_epoch == 0
                 if epoch_is_over:
@@ -110,14 +115,15 @@ class Training:
                     save()
                     saved = time.monotonic()
 
-    def _train_step(self, forward: torch.nn.Module, bucket: Bucket, device: torch.device) -> float:
-        """One step of both optimisers on a batch, of which each process computes its share; the loss of all of it."""
+    def _train_step(self, bucket: Bucket, device: torch.device) -> float:
+        """One step of both optimisers on a batch, of which each process computes its share; the whole batch's loss."""
         share = slice(distributed.rank(), None, distributed.world_size())
         answer = bucket.answer
         read, n_tokens = answer[share], answer.sum().item()  # the batch's tokens, because shares differ in theirs
-        logits = forward(bucket.inputs[share].to(device), read=read.to(device))
+        logits = self.model(bucket.inputs[share].to(device), read=read.to(device))
         loss = F.cross_entropy(logits, bucket.targets[share][read].to(device), reduction="sum") / n_tokens
-        (loss * distributed.world_size()).backward()  # the processes' gradients are averaged, and are to be summed
+        loss.backward()
+        distributed.sum_gradients(self.model)
         for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
             optimizer.step()
             optimizer.zero_grad()
@@ -137,10 +143,10 @@ class Training:
         self._epoch_loss = 0.0
 
     def _seconds(self) -> float:
-        """Spent in training, the time before it was taken up included."""
+        """Spent in training, interrupted runs included."""
         return time.monotonic() - self._start
 
-    def _summary(self, loss: float) -> str:
+    def _status(self, loss: float) -> str:
         text = f"epoch {-(-self.step // self.steps_per_epoch)}, loss {loss:.3f}"
         for last in self.log[-1:]:
             text += f", validation flat {last.val_flat:.1%}, paren {last.val_paren:.1%}"
@@ -169,9 +175,12 @@ def _optimizers(model: PilotTransformer, params: TrainParams) -> list[torch.opti
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
+    first_decay, second_decay = params.adamw_betas
     return [
-        torch.optim.Muon(matrices, lr=params.muon_lr, weight_decay=0.0),
-        torch.optim.AdamW(rest, lr=params.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=params.muon_lr, momentum=params.muon_momentum, weight_decay=params.weight_decay),
+        torch.optim.AdamW(
+            rest, lr=params.adamw_lr, betas=(first_decay, second_decay), weight_decay=params.weight_decay
+        ),
     ]
 
 

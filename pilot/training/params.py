@@ -8,6 +8,8 @@ from pydantic import Field
 
 from pilot.runtime.schema import Count, Rate, Section, Seed
 
+Decay = Annotated[float, Field(ge=0, lt=1)]  # of a running mean: the weight of its past
+
 
 class ModelParams(Section):
     n_layers: Count
@@ -22,7 +24,10 @@ class TrainParams(Section):
     examples_per_epoch: Count
     batch_size: Count
     muon_lr: Rate
+    muon_momentum: Decay
     adamw_lr: Rate
+    adamw_betas: Annotated[list[Decay], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0, lt=1e3)]
     warmup_steps: Annotated[int, Field(ge=0, lt=2**31)]
     snapshot_epochs: list[Count]
 

@@ -126,6 +126,23 @@ def test_a_grammar_with_few_edits_has_fewer_pairs(tmp_path):
     assert Counter(pair.edit for pair in draw_pairs(params(tmp_path, operators="+"))) == {"operand": 4}
 
 
+def test_the_share_held_out_bounds_evaluation_and_pairs(tmp_path):
+    # 1000 expressions with parentheses: 100 each for test and val at most, and 33 pairs of each edit.
+    data = params(tmp_path, held_out_share=0.2, pairs_per_edit=1000)
+    splits = draw_splits(data)
+    assert len(splits["test_paren"]) == 60, "as many as asked for"
+    assert len(draw_splits(params(tmp_path, held_out_share=0.02))["test_paren"]) == 10
+    assert Counter(pair.edit for pair in draw_pairs(data)) == dict.fromkeys(EDITS, 33)
+    few_tries = Counter(pair.edit for pair in draw_pairs(params(tmp_path, tries_per_pair=1)))
+    assert 0 < few_tries["regroup"] < 16
+
+
+def test_more_tries_than_expressions_are_refused(tmp_path):
+    with pytest.raises(PilotError, match=r"data: tries_per_pair must be at most 20 with held_out_share 0\.3"):
+        params(tmp_path, held_out_share=0.3, tries_per_pair=21)
+    assert draw_pairs(params(tmp_path, held_out_share=0.3, tries_per_pair=20))
+
+
 def test_spread_fills_small_capacities_first():
     assert _spread(100, {2: 10, 3: 30, 4: 1000}) == {2: 10, 3: 30, 4: 60}
     assert _spread(90, {2: 100, 3: 100, 4: 100}) == {2: 30, 3: 30, 4: 30}

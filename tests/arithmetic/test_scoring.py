@@ -1,7 +1,7 @@
 import torch
 
 from pilot.arithmetic.examples import Example, buckets_by_length
-from pilot.arithmetic.scoring import answer_text, score, score_model
+from pilot.arithmetic.scoring import score, score_model
 from pilot.arithmetic.vocabulary import END, VOCAB_SIZE
 
 
@@ -17,7 +17,6 @@ def test_scores_by_hand():
     assert scores.exact_match.tolist() == [True, False, False, False, False]
     assert scores.last_digit.tolist() == [True, True, False, True, False]
     assert scores.final_token.tolist() == [True, True, True, False, True]
-    assert [answer_text(row, bucket.answer[0]) for row in predicted[:4]] == ["24", "94", "29", "249"]
 
 
 class _Copycat(torch.nn.Module):

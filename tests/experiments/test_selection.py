@@ -3,7 +3,7 @@ import json
 import pytest
 
 from pilot.errors import PilotError
-from pilot.experiments.selection import pipeline_targets, read_selection
+from pilot.experiments.selection import pipeline_targets, rank_heads, read_selection
 from pilot.interventions import HeadPatch
 from pilot.models.transformer import ModelConfig
 
@@ -15,6 +15,15 @@ def selection(path, ranked=RANKED, k=1):
     heads = {head.name: {"rank": i + 1, "selected": int(i < k)} for i, head in enumerate(ranked)}
     path.write_text(json.dumps({"heads": dict(sorted(heads.items()))}))
     return path
+
+
+def test_the_largest_impact_comes_first_and_among_equals_the_first_head():
+    impact = {"L10H0": 0.1, "L2H1": 0.1, "L2H0": 0.1, "L0H0": 0.3}
+    heads = rank_heads(impact, dict.fromkeys(impact, 0.2), top_k=2, min_impact=0.2)
+    assert list(heads) == ["L0H0", "L2H0", "L2H1", "L10H0"]
+    assert heads["L0H0"] == {"rank": 1, "impact": 0.3, "confirm_impact": 0.2, "selected": 1, "meets_threshold": 1}
+    assert heads["L2H0"] == {"rank": 2, "impact": 0.1, "confirm_impact": 0.2, "selected": 1, "meets_threshold": 0}
+    assert heads["L2H1"]["selected"] == 0
 
 
 def test_heads_come_by_rank(tmp_path):

@@ -12,9 +12,11 @@ from pilot.experiments.statistics import (
     bootstrap_difference,
     bootstrap_mean,
     bootstrap_ratio,
+    bootstrap_test,
     clustered_rate,
     selection_frequency,
     sign_test,
+    sign_tests,
 )
 
 
@@ -110,13 +112,87 @@ def test_a_ratio_that_every_pair_agrees_on_has_no_width():
         assert values == pytest.approx([3, 3])
 
 
-def test_bootstrapped_ratios_cover_the_truth_about_as_often_as_they_say():
+def skewed_effects(simulations: int, pairs: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Numerators and denominators, (simulations, P), whose ratio of means is 0.2: few pairs carry most of it."""
+    denominators = 1 + rng.gamma(4, 2.5, size=(simulations, pairs))
+    return denominators * rng.beta(0.5, 2, size=(simulations, pairs)), denominators
+
+
+@pytest.mark.parametrize("pairs", [30, 128, 430])
+def test_intervals_of_skewed_ratios_cover_the_truth_as_often_as_they_say(pairs):
     rng = np.random.default_rng(0)
-    denominators = rng.gamma(4, size=(2000, 80))
-    numerators = 0.5 * denominators + rng.normal(size=(2000, 80))
+    low, high = np.concatenate([ends(*skewed_effects(100, pairs, rng), rng) for _ in range(10)], axis=1)
+    # A percentile interval covers 91 % at 30 pairs.
+    assert 0.93 <= np.mean((low <= 0.2) & (high >= 0.2)) <= 0.97
+
+
+def ends(numerators: np.ndarray, denominators: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     estimates = bootstrap_ratio(numerators, denominators, 1000, rng)
-    covered = np.mean((estimates.low <= 0.5) & (estimates.high >= 0.5))
-    assert 0.92 <= covered <= 0.965
+    return np.array([estimates.low, estimates.high])
+
+
+def test_a_bootstrap_t_interval_resample_by_resample():
+    rng = np.random.default_rng(0)
+    (numerator,), (denominator,) = skewed_effects(1, 12, rng)
+    resamples = np.random.default_rng(1).integers(12, size=(500, 12))
+    t = []
+    for drawn in resamples:
+        ratio, error = ratio_and_error(numerator[drawn], denominator[drawn])
+        t.append((ratio - numerator.sum() / denominator.sum()) / error)
+    ratio, error = ratio_and_error(numerator, denominator)
+    estimate = bootstrap_ratio(numerator, denominator, 500, np.random.default_rng(1))[()]
+    assert estimate.value == pytest.approx(ratio)
+    assert estimate.low == pytest.approx(ratio - error * np.quantile(t, 0.975))
+    resampled = numerator[resamples].sum(1) / denominator[resamples].sum(1)
+    assert estimate.high == pytest.approx(min(ratio - error * np.quantile(t, 0.025), resampled.max()))
+
+
+def ratio_and_error(numerator: np.ndarray, denominator: np.ndarray) -> tuple[float, float]:
+    ratio = numerator.sum() / denominator.sum()
+    return ratio, np.sqrt(((numerator - ratio * denominator) ** 2).sum()) / denominator.sum()
+
+
+def test_on_many_pairs_the_interval_agrees_with_scipys_bca():
+    (numerator,), (denominator,) = skewed_effects(1, 400, np.random.default_rng(3))
+    estimate = bootstrap_ratio(numerator, denominator, 20000, np.random.default_rng(0))[()]
+    bca = stats.bootstrap(
+        (numerator, denominator),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        n_resamples=20000,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    width = bca.high - bca.low
+    assert (estimate.low, estimate.high) == pytest.approx((bca.low, bca.high), abs=0.05 * width)
+
+
+def test_an_interval_stays_within_the_resamples_where_many_of_them_have_no_spread():
+    # A third of the resamples leave out the one pair that differs, and their standard error is zero.
+    estimate = bootstrap_ratio(np.repeat([0.0, 1.0], [29, 1]), 1, 2000, np.random.default_rng(0))[()]
+    assert estimate.low == pytest.approx(0)
+    assert 1 / 30 < estimate.high < 10 / 30
+
+
+def test_a_single_test_at_5_percent_says_what_the_95_percent_interval_says():
+    numerators, denominators = skewed_effects(400, 40, np.random.default_rng(0))
+    for threshold in (0.12, 0.2):
+        low = bootstrap_ratio(numerators, denominators, 999, np.random.default_rng(1)).low
+        p = bootstrap_test(numerators, denominators, threshold, 999, np.random.default_rng(1))
+        assert 0.02 < np.mean(low > threshold) < 0.98
+        assert np.mean((low > threshold) == (p < 0.05)) > 0.98  # but for the interpolation of quantiles
+
+
+def test_a_ratio_at_the_threshold_is_called_above_it_as_rarely_as_the_level_says():
+    rng = np.random.default_rng(0)
+    p = np.concatenate([bootstrap_test(*skewed_effects(100, 30, rng), 0.2, 999, rng) for _ in range(20)])
+    assert 0.005 <= np.mean(p < 0.05) <= 0.035  # one of two sides
+
+
+def test_the_least_p_value_and_those_of_ratios_without_spread_or_below():
+    rows = np.stack([np.ones(20), np.zeros(20), np.linspace(-2, 0, 20), 5 + np.linspace(0, 1, 20)])
+    p = bootstrap_test(rows, 1, 0.1, 999, np.random.default_rng(0))
+    assert p.tolist() == [2 / 1000, 1, 1, 2 / 1000]
 
 
 def test_resamples_are_drawn_a_few_at_a_time():
@@ -134,6 +210,8 @@ def test_a_denominator_about_zero_is_refused():
         bootstrap_ratio(np.ones(4), np.array([1.0, -1, 1, 1]), 1000, np.random.default_rng(0))
     with pytest.raises(ValueError, match="too close to zero for a ratio"):
         bootstrap_ratio(np.ones(4), np.zeros(4), 1000, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="too close to zero for a ratio"):
+        bootstrap_test(np.ones(4), np.zeros(4), 0.1, 1000, np.random.default_rng(0))
 
 
 def test_a_bootstrap_without_pairs_is_refused():
@@ -155,6 +233,20 @@ def test_the_sign_test_of_booleans_is_mcnemars():
     a = np.repeat([True, False, True, False], [2, 8, 40, 50])
     b = np.repeat([False, True, True, False], [2, 8, 40, 50])
     assert sign_test(a, b) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
+def test_sign_tests_of_rows_are_scipys_binomial_tests(drawn):
+    a, b = np.array(drawn).T
+    above, below = int((a > b).sum()), int((a < b).sum())
+    for alternative in ("two-sided", "greater", "less"):
+        want = stats.binomtest(above, above + below, alternative=alternative).pvalue if above + below else 1
+        assert sign_tests(np.array([a, b]), np.array([b, b]), alternative) == pytest.approx([want, 1])
+
+
+def test_a_pair_without_a_control_is_a_tie():
+    rows, control = np.array([[1.0, 2, 3, 4]]), np.array([[0.0, np.nan, 0, np.nan]])
+    assert sign_tests(rows, control, "greater").tolist() == [1 / 4]
 
 
 def test_pairs_that_all_tie_are_no_evidence():
@@ -220,6 +312,12 @@ def test_corrections_bound_the_false_discoveries_among_true_effects():
     rejected = np.array([adjusted(p, "benjamini-hochberg") for p in pvalues]) < 0.05
     false_share = rejected[:, n_true:].sum(1) / rejected.sum(1)
     assert 0.03 <= false_share.mean() <= 0.05 + slack
+
+
+def test_an_estimate_is_written_with_its_interval():
+    estimate = Estimate(0.4321, 0.3, 0.5)
+    assert f"{estimate:.2f}" == "0.43 [0.30, 0.50]"
+    assert str(estimate) == "+0.432 [+0.300, +0.500]"
 
 
 def test_what_cannot_be_corrected_is_refused():

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from pilot.arithmetic.edits import MAIN_EDIT
-from pilot.arithmetic.examples import HALVES, buckets_by_length, read_examples
+from pilot.arithmetic.examples import HALVES, read_examples
 from pilot.arithmetic.pairs import read_pairs
+from pilot.arithmetic.prompts import prompts_of, token_pairs
 from pilot.errors import PilotError
-from pilot.experiments.pairs import DIRECTIONS
 from pilot.experiments.trajectory import MEASURES, begins_to_matter, measure_heads, read_snapshots
+from pilot.inputs.pairs import DIRECTIONS
 from pilot.models.checkpoint import load_model, read_checkpoint, save_model
 from pilot.reporting.params import load_params
+from pilot.sweep import SweepEngine
 from stages import ablate, counterfactual, select_heads, trajectory
 
 
@@ -94,14 +96,14 @@ def test_a_folder_without_snapshots_is_refused(small_model, tmp_path):
 @pytest.fixture
 def measured(trained):
     """`measure_heads` of the best model on lines and pairs that may be chosen, right or wrong."""
-    model = load_model(trained.checkpoint)
-    val = buckets_by_length(read_examples(trained.data / "pilot_val.jsonl"))
-    lines = buckets_by_length(read_examples(trained.data / "pilot_test_paren.jsonl")[HALVES["confirm"]])
-    return lambda pairs, min_logit_gap: measure_heads(model, val, lines, pairs, min_logit_gap, "auto")
+    engine = SweepEngine(load_model(trained.checkpoint))
+    val = prompts_of(read_examples(trained.data / "pilot_val.jsonl"))
+    lines = prompts_of(read_examples(trained.data / "pilot_test_paren.jsonl")[HALVES["confirm"]])
+    return lambda pairs, min_logit_gap: measure_heads(engine, val, lines, pairs, min_logit_gap)
 
 
 def test_recovery_is_left_out_where_the_gap_is_small(measured, trained):
-    pairs = read_pairs(trained.data / "pilot_pairs.jsonl")
+    pairs = token_pairs(read_pairs(trained.data / "pilot_pairs.jsonl"))
     whole = measured(pairs, 0.0)
     assert set(whole) == {*MEASURES, "logit_gap"}
     assert 0 < whole["logit_gap"] < np.inf

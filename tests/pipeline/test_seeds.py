@@ -1,52 +1,9 @@
 import json
 
 import pytest
+from support.seed_results import BEST_SETS, TRAIN, counterfactual
 
-from pilot.errors import PilotError
 from stages import seeds
-
-TRAIN = {"test": {"flat": {"exact_match": 0.97, "last_digit": 0.98}, "paren": {"exact_match": 0.95}}, "seconds": 600}
-
-
-BEST_SETS = [
-    {"direction": direction, "size": size, "set": name, "value": value}
-    for direction, size, name, value in [
-        ("denoising", "4", "best", "0.8"),
-        ("denoising", "4", "average", "0.4"),
-        ("denoising", "3", "best", "0.7"),
-        ("noising", "4", "best", "0.9"),
-    ]
-]
-
-
-def counterfactual(first: float) -> dict:
-    rows = {"top_k": {"recovery": {"value": first}}, "L0H0": {"recovery": {"value": 0.1}}}
-    values = {"L0H0": first, "L0H1": 0.25, "L1H0": 0.75 - first}
-    return {
-        "effects": {"regroup": {"denoising": rows, "noising": rows}},
-        "shapley": {"denoising": {name: {"value": value} for name, value in values.items()}},
-        "verdict": {
-            "L0H0": {"sufficient": 1, "necessary": 1},
-            "L0H1": {"sufficient": 0, "necessary": 1},
-            "L1H0": {"sufficient": 0, "necessary": 0},
-        },
-    }
-
-
-def test_what_is_compared_does_not_depend_on_which_head_it_is():
-    assert seeds.flatten(seeds.summary("HEAD", TRAIN, counterfactual(0.5), BEST_SETS)) == {
-        "exact_match.flat": 0.97,
-        "exact_match.paren": 0.95,
-        "top_k_recovery.regroup.denoising": 0.5,
-        "top_k_recovery.regroup.noising": 0.5,
-        "recovery_of_4.best": 0.8,
-        "recovery_of_4.average": 0.4,
-        "shapley.denoising.L0": 0.75,
-        "shapley.denoising.L1": 0.25,
-        "largest_shapley.denoising": 0.5,
-        "heads.sufficient": 1,
-        "heads.necessary": 2,
-    }
 
 
 def params(seed: int, **changes) -> dict:
@@ -87,11 +44,13 @@ def test_revisions_that_differ_in_no_seed_or_in_more_are_refused(tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_results_without_shapley_values_are_refused():
+def test_results_without_shapley_values_are_refused(tmp_path, monkeypatch, capsys):
     results = counterfactual(0.5)
     del results["shapley"]
-    with pytest.raises(PilotError, match=r"HEAD: metrics/counterfactual\.json lacks 'shapley'; run it with"):
-        seeds.summary("HEAD", TRAIN, results, BEST_SETS)
+    assert run(monkeypatch, tmp_path, {"HEAD": (params(0), TRAIN, results, BEST_SETS)}) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: HEAD: metrics/counterfactual.json lacks 'shapley'; run it with")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_revision_is_one_line(capsys):

@@ -99,7 +99,7 @@ def test_worked_examples_need_pairs_and_a_selection(analysed, capsys):
     shutil.copy("runs/pilot/training.csv", "metrics")
     shutil.copy("runs/pilot/train.json", "metrics")
     (analysed / "runs/examples.json").write_text('{"pairs": []}')
-    refused(capsys, report.main, [], "examples.json: not the examples stage's; run: dvc repro -f examples")
+    refused(capsys, report.main, [], "examples.json: not made by the stage examples; make it")
 
 
 def test_metrics_hold_only_what_dvc_keeps(analysed):
@@ -205,22 +205,20 @@ def test_no_right_or_no_wrong_example_is_said_with_the_accuracy(workspace, capsy
     )
 
 
-def test_an_untrained_checkpoint_is_analysed_as_far_as_there_is_something(workspace, capsys):
+def test_an_untrained_checkpoint_has_heads_to_ablate_but_no_pairs_to_patch(workspace, capsys):
     torch.manual_seed(0)
     save_model(PilotTransformer(load_model(CHECKPOINT[1]).config), "untrained.pt")
     untrained = ["--checkpoint", "untrained.pt", "--device", "cpu"]
     assert ablate.main(untrained) == 0
     assert select_heads.main([]) == 0
-    capsys.readouterr()
-    assert counterfactual.main(untrained) == 0
-    out = capsys.readouterr().out
-    assert "No verdict: of the regroup pairs untrained.pt answers 0 select and 0 confirm ones right" in out
-    results = json.loads((workspace / "metrics/counterfactual.json").read_text())
-    assert results["pairs"]["regroup"]["confirm"]["drawn"] > 0 == results["pairs"]["regroup"]["confirm"]["usable"]
-    assert results["effects"] == {}
-    assert "verdict" not in results
-    for name, columns in counterfactual.TABLES.items():
-        assert (workspace / f"metrics/{name}.csv").read_text() == ",".join(columns) + "\n"
+    refused(
+        capsys,
+        counterfactual.main,
+        untrained,
+        "the model answers 0 of the 8 regroup pairs of the select split right on both sides",
+        "analyse a checkpoint that has learned the task",
+    )
+    assert not (workspace / "metrics/counterfactual.json").exists()
     assert patch.main(untrained) == 0
     assert (
         "Nothing to tell. Could not find a correctly predicted example (exact_match is 0.0%" in capsys.readouterr().out
@@ -228,6 +226,38 @@ def test_an_untrained_checkpoint_is_analysed_as_far_as_there_is_something(worksp
     results = json.loads((workspace / "metrics/patching.json").read_text())
     assert results["accuracy"] == 0 == results["pairs"]["right_to_wrong"]
     assert results["repair"] == {}
+
+
+def _keep_pairs(workspace, keep) -> None:
+    """Leave in the pairs' file the lines that `keep` is true of."""
+    path = workspace / "data/pilot_pairs.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if keep(json.loads(line))))
+
+
+def test_counterfactual_refuses_too_few_pairs_and_writes_nothing(analysed, capsys):
+    written = sorted((analysed / "metrics").iterdir())
+    write_params(analysed / "params.yaml", counterfactual={"min_logit_gap": 1000.0})
+    refused(capsys, counterfactual.main, CHECKPOINT, "regroup pairs of the select split", "difference gap of 1000")
+    write_params(analysed / "params.yaml")
+    _keep_pairs(analysed, lambda pair: pair["split"] == "select" or pair["edit"] != "regroup")
+    refused(capsys, counterfactual.main, CHECKPOINT, "there are 0 regroup pairs of the confirm split", "draw more")
+    _keep_pairs(analysed, lambda pair: pair["edit"] != "regroup")
+    refused(capsys, counterfactual.main, CHECKPOINT, "there are 0 regroup pairs of the select split")
+    lines = (analysed / "data/pilot_pairs.jsonl").read_text().splitlines(keepends=True)
+    (analysed / "data/pilot_pairs.jsonl").write_text(lines[0])
+    refused(capsys, counterfactual.main, CHECKPOINT, "there are 0 regroup pairs of the select split")
+    assert sorted((analysed / "metrics").iterdir()) == written
+
+
+def test_a_diverged_model_is_refused_and_nothing_written(analysed, capsys):
+    written = sorted((analysed / "metrics").iterdir())
+    model = load_model(CHECKPOINT[1])
+    model.ln_final.weight.data[0] = torch.nan
+    save_model(model, "diverged.pt")
+    diverged = ["--checkpoint", "diverged.pt", "--device", "cpu"]
+    refused(capsys, counterfactual.main, diverged, "not finite")
+    assert sorted((analysed / "metrics").iterdir()) == written
 
 
 def test_without_every_set_of_heads_the_tables_of_sets_have_no_rows(analysed):

@@ -47,7 +47,7 @@ def test_lines_are_drawn_over_their_background():
     assert axis.get_legend_handles_labels()[1] == ["L0H0"]
 
 
-def test_the_same_numbers_give_the_same_picture():
+def test_the_same_numbers_give_the_same_file():
     plot = Plot("heatmap", {"flat": HEADS}, "layer", "head", "points")
     assert png(figure(plot)) == png(figure(plot))
     assert plt.get_fignums() == []

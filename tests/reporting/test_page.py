@@ -12,11 +12,10 @@ import pytest
 from support.project import ROOT
 from support.report_cases import worked_examples, write_metrics
 
-from pilot.reporting.model_findings import model_exhibits
+from pilot.reporting.findings import findings
+from pilot.reporting.measurements import read_measurements
 from pilot.reporting.page import html_page
 from pilot.reporting.params import load_params
-from pilot.reporting.patching_findings import patching_exhibits
-from pilot.reporting.results import read_results
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(
@@ -29,11 +28,11 @@ def make_page(folder: Path, lacking: tuple[str, ...] = (), examples: dict | None
     write_metrics(folder)
     for name in lacking:
         (folder / name).unlink()
-    results = read_results(folder)
-    exhibits = [*model_exhibits(results), *patching_exhibits(results)]
-    images = {exhibit.name: b"picture" for exhibit in exhibits if exhibit.plot}
+    measured = read_measurements(folder)
+    found = findings(measured)
+    images = {finding.name: b"picture" for finding in found if finding.plot}
     examples = worked_examples() if examples is None else examples
-    return html_page(results, exhibits, images, examples, load_params(ROOT / "params.yaml"), PROVENANCE)
+    return html_page(measured, found, images, examples, load_params(ROOT / "params.yaml"), PROVENANCE)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +42,17 @@ def page(tmp_path_factory) -> str:
 
 def test_the_page_says_what_was_measured(page):
     for text in (
-        "97.0 %", "L0H1, L1H1", "Sufficient alone: L0H1, L1H1; necessary: L0H1.",
-        "84.7% [79.7%, 89.7%]", "selected, below the threshold", "the fused operator", "d41d8c", "max_operand=9",
+        "97.0%", "L0H1 and L1H1", "Sufficient alone: L0H1 and L1H1. Necessary: L0H1.", "checkpoint analysed is <b>best",
+        "84.7% [79.7%, 89.7%]", "selected, below the threshold", "the C++ operators", "d41d8c", "max_operand=9",
         "data:image/png;base64,cGljdHVyZQ==",
     ):  # fmt: skip
         assert text in re.sub(r"\s+", " ", page), text
+
+
+def test_all_sets_of_heads_are_mentioned_where_they_were_patched(page, tmp_path):
+    claim = "here all of them were patched"
+    assert claim in page
+    assert claim not in make_page(tmp_path, lacking=("counterfactual.json",))
 
 
 def test_the_page_is_one_file_that_fits_a_mail(page):
@@ -73,7 +78,7 @@ def test_the_page_says_what_it_lacks(tmp_path):
     page = make_page(tmp_path, lacking=("counterfactual.json", "planted.json", "trajectory.csv"), examples={})
     for sentence in (
         "metrics/counterfactual.json is missing: run dvc repro counterfactual.",
-        "metrics/planted.json is missing: run dvc repro planted.",
+        "metrics/planted.json is missing or of an older version: run dvc repro planted.",
         "metrics/trajectory.csv is missing",
         "There are no worked examples: run dvc repro examples.",
     ):
@@ -118,7 +123,7 @@ def test_a_browser_draws_every_figure_and_has_nothing_to_complain_about(page, tm
     assert drawn == {
         "training": "1", "ablation_zero": "3", "ablation_mean": "3", "ablation_resample": "3", "recovery": "6",
         "sets": "2", "head_positions": "2", "shapley": "1", "interactions": "2", "best_sets": "2", "trajectory": "3",
-        "repair_by_head": "2", "repair": "1",
+        "repair_by_head": "2", "repair": "1", "power": "2",
     }  # fmt: skip
     assert int(re.search(r'data-overflow="(-?\d+)"', elements)[1]) <= 0
 
@@ -143,7 +148,7 @@ def test_a_reader_works_through_an_example(page, tmp_path):
     told = re.sub("<[^>]*>", "", re.search(r'id="told"[^>]*>(.*?)</p>', elements)[1])
     # Noising: the clean run is patched, with outputs of the corrupt one.
     assert told == (
-        "The model answers 9-(4-1) with 6, right, and the donor (9-4)-1 with 4, right. With the output of L1H1 taken "
+        "The model answers 9-(4-1) with 6 (right) and the donor (9-4)-1 with 4 (right). With the output of L1H1 taken "
         "from the donor, it answers the first with 77: neither its own answer nor the donor's."
     )
     pressed = re.search(r'data-patched="(\w+)"[^>]*aria-pressed="true"', elements)[1]
@@ -158,8 +163,8 @@ def test_a_reader_works_through_an_example(page, tmp_path):
 @needs_chromium
 def test_without_results_the_page_still_works(tmp_path):
     names = ("counterfactual.json", "planted.json", "interactions.csv", "best_sets.csv", "head_positions.csv")
-    page = make_page(tmp_path / "metrics", lacking=(*names, "trajectory.csv"), examples={})
+    page = make_page(tmp_path / "metrics", lacking=(*names, "planted_power.csv", "trajectory.csv"), examples={})
     elements, console = browse(page, tmp_path)
     assert console == []
-    assert elements.count('<figure id="') == 18
+    assert elements.count('<figure id="') == 21
     assert elements.count('class="drawn"') == 6

@@ -55,3 +55,20 @@ def test_background_comes_first_and_takes_no_colour():
     assert series[:3] == [(-1, "L0H1"), (0, "L0H0"), (1, "L0H2")]
     assert series[-1] == (0, "L0H8")  # colours start again after the seventh
     assert COLOURS[-1] not in COLOURS[:-1]
+
+
+def test_a_mark_is_written_with_its_interval_and_note():
+    assert Mark(0.5).text(".1f") == "0.5"
+    assert Mark(0.5, 0.25, 1.0, "L0H1").text("+.2f") == "+0.50 [+0.25, +1.00] L0H1"
+
+
+def test_margins_reach_from_the_value_to_the_ends_of_the_interval():
+    assert Mark(0.5).margins is None
+    assert Mark(0.5, 0.25, 1.5).margins == (0.25, 1.0)
+    assert Mark(0.5, 0.75, 1.5).margins == (0.0, 1.0)  # a bootstrap interval may miss its value
+
+
+def test_three_panels_stand_side_by_side_and_two_otherwise():
+    panel = heatmap().panels["flat"]
+    across = [heatmap(panels={str(i): panel for i in range(n)}).across for n in (1, 2, 3, 4, 6)]
+    assert across == [1, 2, 3, 2, 3]

@@ -27,14 +27,37 @@ def test_exit_statuses(capsys):
         program(ZeroDivisionError())()
 
 
-def test_ctrl_c_while_a_program_is_still_importing_is_said_in_a_word():
-    def run(error: str) -> subprocess.CompletedProcess:
-        code = f"import stages; raise {error}"
-        return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+SLOW_IMPORT = """
+import sys
+def interrupt(event, arguments):
+    if event == "import" and arguments[0] == "torch":
+        raise KeyboardInterrupt
+sys.addaudithook(interrupt)
+"""
 
-    interrupted = run("KeyboardInterrupt")
-    assert (interrupted.returncode, interrupted.stderr) == (-signal.SIGINT, "interrupted\n")  # 130 in a shell
-    assert "Traceback" in run("ZeroDivisionError").stderr
+
+@pytest.mark.parametrize(
+    ("start", "status"),
+    [
+        # runpy.run_module is what `python -m` does; the hook sees sys.argv[0] as it is then.
+        ("sys.argv[0] = '-m'; import runpy; runpy.run_module('stages.train', run_name='__main__')", -signal.SIGINT),
+        ("import stages; raise SystemExit(stages.train_pilot())", 130),
+    ],
+)
+def test_ctrl_c_while_a_program_is_still_importing_is_said_in_a_word(start, status):
+    done = subprocess.run([sys.executable, "-c", SLOW_IMPORT + start], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, "interrupted\n")  # a shell says 130 for -SIGINT, too
+
+
+def test_other_errors_while_importing_are_not_dressed_up():
+    start = "sys.argv[0] = '-m'; import stages; raise ZeroDivisionError"
+    done = subprocess.run([sys.executable, "-c", f"import sys; {start}"], cwd=ROOT, capture_output=True, text=True)
+    assert "Traceback" in done.stderr
+
+
+def test_importing_a_stage_changes_nothing_for_the_importer():
+    code = "import sys; hook = sys.excepthook; import stages; assert sys.excepthook is hook is sys.__excepthook__"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_a_reader_that_stops_reading_is_no_error():

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ from pilot.errors import PilotError
 from pilot.models.transformer import ModelConfig, PilotTransformer
 from pilot.reporting.params import load_params
 from pilot.runtime import distributed
+from pilot.runtime.resume import SavedState
 from pilot.training.loop import Training
 from stages import generate, train
 
@@ -32,15 +34,18 @@ BATCHES = [
 
 
 def gradients(params: Path) -> dict[str, torch.Tensor]:
-    """Those of a small model after one batch with answers of different lengths, and one of a single line."""
+    """Those of a small model for a batch with answers of different lengths, and those for a batch of a single line."""
     torch.manual_seed(0)
     model = PilotTransformer(ModelConfig(n_layers=2, n_heads=2, d_model=8, d_mlp=8, context=12))
     buckets = [bucket for examples in BATCHES for bucket in buckets_by_length(examples)]
     training = Training(model, buckets, load_params(params).train)
-    training._optimizers = training._schedules = []  # so that gradients add up and weights stay
-    forward = distributed.data_parallel(model)
-    losses = [training._train_step(forward, bucket, torch.device("cpu")) for bucket in buckets]
-    return {"losses": torch.tensor(losses), **{name: p.grad for name, p in model.named_parameters()}}
+    training._optimizers = training._schedules = []  # so that weights stay
+    found = {}
+    for i, bucket in enumerate(buckets):
+        model.zero_grad()
+        found[f"loss {i}"] = torch.tensor(training._train_step(bucket, torch.device("cpu")))
+        found |= {f"{name} {i}": p.grad.clone() for name, p in model.named_parameters()}
+    return found
 
 
 def _torchrun(*command: str) -> subprocess.Popen:
@@ -48,7 +53,7 @@ def _torchrun(*command: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *map(str, command)],
         cwd=ROOT,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -56,12 +61,15 @@ def _torchrun(*command: str) -> subprocess.Popen:
 
 
 def test_a_program_by_itself_is_a_group_of_one():
-    device = torch.device("cpu")
+    device, model = torch.device("cpu"), torch.nn.Linear(1, 1)
+    model.weight.data.fill_(2)
+    model.weight.grad = torch.tensor([[3.0]])
     with distributed.process_group(device) as mine:
         assert mine is device
         assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
-        model = torch.nn.Linear(1, 1)
-        assert distributed.data_parallel(model) is model
+        distributed.broadcast_parameters(model)
+        distributed.sum_gradients(model)
+        assert (model.weight.item(), model.weight.grad.item()) == (2, 3)
         assert distributed.total(torch.tensor(3.0)) == 3
         assert distributed.from_main(lambda: "news") == "news"
         distributed.barrier()
@@ -93,7 +101,7 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch, asked):
 
 def test_two_processes_have_the_gradients_of_one(tmp_path):
     params = write_params(tmp_path / "params.yaml")
-    process = _torchrun(__file__, params, tmp_path)
+    process = _torchrun(__file__, "gradients", params, tmp_path)
     out, err = process.communicate()
     assert process.returncode == 0, err
     assert out == "0 of 2\n", "the main process alone prints"
@@ -129,8 +137,90 @@ def test_training_goes_on_when_a_worker_is_killed(tmp_path, capsys):
     assert tests[1]["paren"]["final_token"] == pytest.approx(tests[0]["paren"]["final_token"], abs=0.1)
 
 
-if __name__ == "__main__":  # under torchrun: parameters, folder
+@pytest.mark.parametrize("saved_by", [0, 1])
+def test_processes_that_share_no_folder_start_from_the_main_process_s_state(tmp_path, saved_by):
+    """As on two nodes with file systems of their own, one of which holds the state of an earlier run."""
+    params = write_params(tmp_path / "params.yaml")
+    folder = tmp_path / str(saved_by) / ".state"
+    job = _run(params, tmp_path / str(saved_by) / "out")
+    bucket = job.training._buckets[0]
+    for _ in range(5):
+        job.training._train_step(bucket, torch.device("cpu"))
+    job.save()
+    assert folder.is_dir()
+
+    process = _torchrun(__file__, "resume", params, tmp_path)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert out.count("Resuming after epoch 0, step 5") == (saved_by == 0)
+    main, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert main["step"] == (5 if saved_by == 0 else 0)
+    torch.testing.assert_close(other, main, rtol=0, atol=0)
+
+
+def test_processes_with_other_data_are_refused(tmp_path):
+    params = write_params(tmp_path / "params.yaml", train={"examples_per_epoch": 64, "num_epochs": 1})
+    for rank, seed in enumerate((1, 2)):
+        other = write_params(tmp_path / f"params_{rank}.yaml", data={"seed": seed})
+        assert generate.main(["--config", str(other), "--output-dir", str(tmp_path / f"data_{rank}")]) == 0
+    process = _torchrun(__file__, "train", params, tmp_path)
+    _, err = process.communicate()
+    assert process.returncode != 0
+    assert "error: this process has other parameters, data or code than the main one" in err
+
+
+def test_a_lost_process_is_said_in_one_line(tmp_path):
+    process = _torchrun(__file__, "lose", tmp_path)
+    process.communicate()
+    assert process.returncode != 0
+    (line,) = (tmp_path / "0.txt").read_text().splitlines()
+    assert line.startswith("another process of the group has ended, or cannot be reached (")
+
+
+def test_a_mistake_of_the_program_is_not_taken_for_a_lost_process():
+    with pytest.raises(RuntimeError, match="gloo"), distributed.process_group(torch.device("cpu")):
+        raise RuntimeError("this has nothing to do with gloo")
+
+
+def _run(params: Path, output: Path) -> train._Run:
+    """A training of two steps an epoch with its files in and beside `output`."""
+    torch.manual_seed(int(os.environ.get("RANK", 0)))  # as if machines drew other weights
+    model = PilotTransformer(ModelConfig(n_layers=2, n_heads=2, d_model=8, d_mlp=8, context=12))
+    distributed.broadcast_parameters(model)
+    buckets = [bucket for examples in BATCHES for bucket in buckets_by_length(examples)]
+    training = Training(model, buckets, load_params(params).train)
+    state = SavedState(output.parent / ".state" / f"{output.name}.pt", "key")
+    return train._Run(training, state, Namespace(output_dir=output, metrics_dir=output))
+
+
+def _on_one_of_two(job: str, *arguments: str) -> None:
+    """What one of two processes under torchrun does for the tests above."""
+    rank = int(os.environ["RANK"])
+    folder = Path(arguments[-1])
+    if job == "train":
+        data, output = folder / f"data_{rank}", folder / f"out_{rank}"
+        files = ["--config", arguments[0], "--data-dir", str(data), "--output-dir", str(output), "--device", "cpu"]
+        raise SystemExit(train.main(files))
     with distributed.process_group(torch.device("cpu")):
-        print(f"{distributed.rank()} of {distributed.world_size()}")
-        found = {**gradients(Path(sys.argv[1])), "threads": torch.get_num_threads()}
-        torch.save(found, Path(sys.argv[2]) / f"{distributed.rank()}.pt")
+        if job == "gradients":
+            print(f"{rank} of {distributed.world_size()}")
+            found = {**gradients(Path(arguments[0])), "threads": torch.get_num_threads()}
+            torch.save(found, folder / f"{rank}.pt")
+        elif job == "resume":
+            run = _run(Path(arguments[0]), folder / str(rank) / "out")
+            run.resume()
+            torch.save({"step": run.training.step, **run.training.model.state_dict()}, folder / f"{rank}.pt")
+        elif job == "lose":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which may come before the word is written
+            distributed.barrier()
+            if rank == 1:
+                os._exit(1)
+            try:
+                distributed.barrier()
+            except PilotError as error:
+                (folder / "0.txt").write_text(str(error))
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    _on_one_of_two(*sys.argv[1:])

@@ -1,10 +1,12 @@
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
 from pilot.errors import PilotError
-from pilot.runtime.files import read_json, read_text, write_bytes, write_json, write_text
+from pilot.runtime.files import read_json, read_text, remove_leftovers, write_bytes, write_json, write_text
 
 
 def test_files_round_trip_with_unix_line_ends(tmp_path):
@@ -37,6 +39,41 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
         write_bytes(path, b"new")
     assert read_json(path, made_by="train") == {"old": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["file.json"]
+
+
+def test_content_and_name_reach_the_disk_before_and_after_the_rename(tmp_path, monkeypatch):
+    calls = []
+
+    def recorded(name):
+        original = getattr(os, name)
+
+        def call(*arguments):
+            folder = name == "fsync" and os.path.isdir(f"/proc/self/fd/{arguments[0]}")
+            calls.append("fsync of the folder" if folder else name)
+            return original(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+
+    recorded("fsync")
+    recorded("replace")
+    write_bytes(tmp_path / "file", b"content")
+    assert calls == ["fsync", "replace", "fsync of the folder"]
+
+
+def test_only_what_dead_writers_of_the_file_left_is_removed(tmp_path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    ours = {f".file.pt.{dead.stdout.strip()}.tmp", f".file.pt.{os.getpid()}.tmp"}
+    others = {
+        ".notes.backup.tmp",  # anybody's
+        f".other.pt.{dead.stdout.strip()}.tmp",  # of another file
+        ".file.pt.new.tmp",
+        f".file.pt.{os.getppid()}.tmp",  # of a writer that runs
+        "file.pt",
+    }
+    for name in ours | others:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path / "file.pt")
+    assert {path.name for path in tmp_path.iterdir()} == others
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import torch
 from support.kills import results, run_with_kills, start, training
 from support.project import mounted, write_params
 
-from pilot.runtime.resume import SavedState, fingerprint
+from pilot.runtime.resume import SavedState, arithmetic_of, code_digest, fingerprint
 from stages import generate, train
 
 STATE = {"weights": torch.arange(5.0), "log": [{"epoch": 1, "loss": 0.5}], "step": 7}
@@ -32,7 +33,7 @@ def test_a_state_comes_back_to_its_own_key_only(tmp_path, capsys):
     assert loaded == {"log": STATE["log"], "step": 7}
     assert SavedState(path, "other").load() is None
     assert capsys.readouterr().out == f"Starting afresh: {path} was saved with other parameters, code or data\n"
-    (path.parent / ".pilot.pt.123.tmp").write_bytes(b"of a writer that was killed")
+    (path.parent / f".pilot.pt.{os.getpid()}.tmp").write_bytes(b"of a writer that was killed")
     state.remove()
     assert not path.parent.exists()
 
@@ -62,12 +63,66 @@ def test_a_state_is_kept_while_another_is_in_the_folder(tmp_path):
 
 
 def test_the_fingerprint_tells_parameters_and_data_apart(tmp_path):
+    def of(parameters, files):
+        return fingerprint(parameters, files, ["pilot.errors"])
+
     (tmp_path / "data").write_text("1")
-    prints = {fingerprint({"seed": 0}, [tmp_path / "data"]), fingerprint({"seed": 1}, [tmp_path / "data"])}
+    prints = {of({"seed": 0}, [tmp_path / "data"]), of({"seed": 1}, [tmp_path / "data"])}
     (tmp_path / "data").write_text("2")
-    prints |= {fingerprint({"seed": 0}, [tmp_path / "data"]), fingerprint({"seed": 0}, [])}
+    prints |= {of({"seed": 0}, [tmp_path / "data"]), of({"seed": 0}, [])}
     assert len(prints) == 4
-    assert fingerprint({"a": 1, "b": 2}, []) == fingerprint({"b": 2, "a": 1}, [])
+    assert of({"a": 1, "b": 2}, []) == of({"b": 2, "a": 1}, [])
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package `shop` with a module, a sub-package with a module, and a package `elsewhere`."""
+    for name in ("shop/__init__.py", "shop/till.py", "shop/stock/__init__.py", "shop/stock/bread.py", "elsewhere.py"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.partition(".")[0] == "shop"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    "changed", ["shop/__init__.py", "shop/till.py", "shop/stock/__init__.py", "shop/stock/bread.py"]
+)
+def test_the_fingerprint_sees_code_at_every_depth(package, changed):
+    before = fingerprint({}, [], ["shop"])
+    (package / changed).write_text("2\n")
+    assert fingerprint({}, [], ["shop"]) != before
+
+
+def test_the_fingerprint_sees_a_module_move_and_no_other_code(package):
+    before = code_digest(["shop"])
+    (package / "elsewhere.py").write_text("2\n")
+    assert code_digest(["shop"]) == before
+    assert code_digest(["shop", "elsewhere"]) != before
+    (package / "shop/till.py").rename(package / "shop/stock/till.py")
+    assert code_digest(["shop"]) != before
+
+
+def test_the_fingerprint_of_a_part_does_not_see_the_rest(package):
+    bread = code_digest(["shop.stock"])
+    (package / "shop/till.py").write_text("2\n")
+    assert code_digest(["shop.stock"]) == bread
+
+
+def test_an_unknown_package_is_an_error():
+    with pytest.raises(ModuleNotFoundError, match=r"pilot\.charms"):
+        code_digest(["pilot.charms"])
+
+
+def test_processes_that_round_differently_are_told_apart(monkeypatch):
+    cpu = torch.device("cpu")
+    here = arithmetic_of(cpu)
+    assert here == arithmetic_of(cpu)
+    assert here["threads"] == torch.get_num_threads()
+    monkeypatch.setenv("PILOT_CPU_CAPABILITY", "another")
+    assert arithmetic_of(cpu) != here
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -26,38 +27,40 @@ from support.kills import (
 from support.project import mounted, write_params
 
 from pilot.arithmetic.pairs import read_pairs
+from pilot.arithmetic.prompts import token_pairs
 from pilot.errors import PilotError
 from pilot.experiments import subsets
-from pilot.experiments.effects import logit_difference_changes
-from pilot.experiments.subsets import play
+from pilot.experiments.effects import PairExperiment
+from pilot.experiments.subsets import measure_subsets
 from pilot.interventions import HeadPatch, head_subsets
 from pilot.models.checkpoint import load_model
 from pilot.runtime import distributed
 from pilot.runtime.shards import Shards
+from pilot.sweep import SweepEngine
 from stages import counterfactual
 
-CHUNKS = [[1, 2], [3, 4], [5, 6], [7]]
+PARTS = [[1, 2], [3, 4], [5, 6], [7]]
 SQUARES = [[1, 4], [9, 16], [25, 36], [49]]
 
 
 class Squares:
-    """Squares the numbers of a chunk, counts its calls, and breaks off after so many of them."""
+    """Squares the numbers of a part, counts its calls, and breaks off after so many of them."""
 
     def __init__(self, breaks_after: int | None = None):
         self.calls, self.breaks_after = 0, breaks_after
 
-    def __call__(self, chunk: list[int]) -> dict[str, torch.Tensor]:
+    def __call__(self, part: list[int]) -> dict[str, torch.Tensor]:
         if self.calls == self.breaks_after:
             raise KeyboardInterrupt
         self.calls += 1
-        return {"squares": torch.tensor(chunk) ** 2}
+        return {"squares": torch.tensor(part) ** 2}
 
 
 def squares(shards: Shards, compute: Squares, **parameters) -> list[list[int]]:
-    return [result["squares"].tolist() for result in shards.results(parameters, CHUNKS, compute)]
+    return [result["squares"].tolist() for result in shards.results(parameters, PARTS, compute)]
 
 
-def test_results_come_in_the_order_of_the_chunks_and_nothing_stays_behind(tmp_path):
+def test_results_come_in_the_order_of_the_parts_and_nothing_stays_behind(tmp_path):
     shards = Shards(tmp_path / ".state" / "squares", "key")
     assert squares(shards, Squares()) == SQUARES
     assert len(list(shards.folder.iterdir())) == 4
@@ -66,7 +69,7 @@ def test_results_come_in_the_order_of_the_chunks_and_nothing_stays_behind(tmp_pa
 
 
 @given(breaks_after=st.lists(st.integers(0, 4), max_size=5))
-def test_only_unfinished_chunks_are_computed_again(tmp_path_factory, breaks_after):
+def test_only_unfinished_parts_are_computed_again(tmp_path_factory, breaks_after):
     shards = Shards(tmp_path_factory.mktemp("state"), "key")
     finished = 0
     for most in breaks_after:
@@ -80,13 +83,13 @@ def test_only_unfinished_chunks_are_computed_again(tmp_path_factory, breaks_afte
     assert finished + compute.calls == 4
 
 
-def test_how_many_chunks_were_done_is_said(tmp_path, capsys):
+def test_how_many_parts_were_done_is_said(tmp_path, capsys):
     shards = Shards(tmp_path, "key")
     with pytest.raises(KeyboardInterrupt):
         squares(shards, Squares(3))
     assert capsys.readouterr().out == "", "the first run has nothing to say"
     squares(shards, Squares())
-    assert capsys.readouterr().out == f"Resuming after 3 of 4 chunks, from {tmp_path}\n"
+    assert capsys.readouterr().out == f"Resuming after 3 of 4 parts, from {tmp_path}\n"
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-40], lambda b: b.replace(b"\x24\0", b"\x25\0")])
@@ -113,29 +116,35 @@ def test_shards_of_other_parameters_or_another_key_are_not_taken(tmp_path):
 
 
 def test_shards_of_a_run_given_up_go_and_other_files_stay(tmp_path):
-    (tmp_path / "checkpoint.pt").write_bytes(b"of somebody else")
+    others = {"checkpoint.pt", "pot.shard", ".pot.shard.123.tmp", ".notes.backup.tmp"}
+    for name in others:
+        (tmp_path / name).write_bytes(b"of somebody else")
     squares(Shards(tmp_path, "given up"), Squares())
-    (tmp_path / ".a.shard.123.tmp").write_bytes(b"of a writer that was killed")
+    (tmp_path / f".{'a' * 64}.shard.{os.getpid()}.tmp").write_bytes(b"of a writer that was killed")
     Shards(tmp_path, "key").remove()
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == others
 
 
-def test_a_helper_has_no_results_and_the_main_process_fills_in_what_is_missing(tmp_path, monkeypatch):
-    """As with two nodes that do not see each other's folder."""
+def test_a_helper_has_no_results_and_the_main_process_fills_in_what_is_missing(tmp_path, monkeypatch, capsys):
+    """As with two nodes that do not see each other's folder: that costs time, and is said."""
     helper, main = Squares(), Squares()
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "rank", lambda: 1)
         patch.setattr(distributed, "from_main", lambda compute: compute())
-        assert Shards(tmp_path / "helper", "key").results({}, CHUNKS, helper) is None
+        assert Shards(tmp_path / "helper", "key").results({}, PARTS, helper) is None
     assert squares(Shards(tmp_path / "main", "key"), main) == SQUARES
     assert (helper.calls, main.calls) == (2, 4)
+    assert capsys.readouterr().out.startswith(
+        "Computing 2 of 4 parts again: other processes computed them, but their shards are not in "
+        f"{tmp_path / 'main'} here."
+    )
 
 
 def test_a_full_disk_is_said_and_the_sweep_goes_on_when_there_is_room(tmp_path):
     class Megabyte(Squares):
-        def __call__(self, chunk):
-            return {**super().__call__(chunk), "ballast": torch.zeros(2**18)}
+        def __call__(self, part):
+            return {**super().__call__(part), "ballast": torch.zeros(2**18)}
 
     shards = Shards(tmp_path / "small" / "state", "key")
     with mounted(tmp_path / "small", "size=2500k"):
@@ -148,17 +157,17 @@ def test_a_full_disk_is_said_and_the_sweep_goes_on_when_there_is_room(tmp_path):
         assert compute.calls == 2
 
 
-def test_a_shared_game_has_the_bits_of_a_game_by_itself(trained, tmp_path, monkeypatch):
+def test_a_shared_sweep_has_the_bits_of_a_sweep_by_itself(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(subsets, "PAIRS_PER_CHUNK", 8)
     model, heads = load_model(trained.checkpoint), (HeadPatch(0, 0), HeadPatch(1, 2), HeadPatch(2, 1))
-    pairs = read_pairs(trained.data / "pilot_pairs.jsonl")[:19]
-    alone, shared = (play(model, pairs, "noising", heads, "auto", s) for s in (None, Shards(tmp_path, "key")))
+    pairs = token_pairs(read_pairs(trained.data / "pilot_pairs.jsonl")[:19])
+    experiment = PairExperiment(SweepEngine(model), pairs, "noising")
+    alone, shared = (measure_subsets(experiment, heads, shards) for shards in (None, Shards(tmp_path, "key")))
     assert alone.change.tobytes() == shared.change.tobytes()
     assert alone.gap.tobytes() == shared.gap.tobytes()
     assert len(list(tmp_path.iterdir())) == 3
-    change, gap = logit_difference_changes(model, pairs, "noising", head_subsets(heads))
-    np.testing.assert_allclose(shared.change, change, atol=1e-4)
-    np.testing.assert_allclose(shared.gap, gap, atol=1e-4)
+    np.testing.assert_allclose(shared.change, experiment.changes(head_subsets(heads)), atol=1e-4)
+    np.testing.assert_allclose(shared.gap, experiment.gap, atol=1e-4)
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,6 @@
-"""Kill programs at random moments, start them again, and compare what they end in: python tests/kills.py 20
+"""Kill programs at random moments, start them again, and compare what they end in.
+
+    PYTHONPATH=.:tests python -m support.kills 20
 
 Training saves its state after each step here, and a sweep is shared out pair by pair, so that kills meet a save in
 progress often.
@@ -20,12 +22,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
+import numpy as np
 import psutil
-import torch
 
-from pilot.experiments import subsets, verdicts
+from pilot.experiments import subsets
+from pilot.experiments.effects import PairExperiment
 from support.project import ROOT, write_params
 
 TRAINING = """
@@ -89,12 +91,8 @@ def _arguments(folder: Path, names: dict[str, str]) -> list[str]:
 
 def make_sweep_small(setattr: Callable[[object, str, object], None]) -> None:
     """One pair a chunk, and all pairs count as answered right: a model that does that takes long to train."""
-
-    def all_right(model, buckets):
-        return SimpleNamespace(exact_match=torch.ones(sum(len(bucket.index) for bucket in buckets), dtype=torch.bool))
-
     setattr(subsets, "PAIRS_PER_CHUNK", 1)
-    setattr(verdicts, "score_model", all_right)
+    setattr(PairExperiment, "both_right", property(lambda experiment: np.ones(len(experiment), dtype=bool)))
 
 
 def start(program: Program, torchrun: list[str] | None = None) -> subprocess.Popen:

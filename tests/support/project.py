@@ -37,7 +37,18 @@ TINY = {
     },
     "ablate": {"resamples": 200},
     "select": {"top_k": 2},
-    "counterfactual": {"resamples": 200, "random_sets": 5, "exhaustive_pairs": 6},
+    "counterfactual": {"resamples": 1500, "random_sets": 5, "exhaustive_pairs": 6},
+    "planted": {
+        "placements": 1,
+        "pairs": [20],
+        "nulls": 2,
+        "null_pairs": 20,
+        "simulations": 7,
+        "coverage_pairs": [20],
+        "power_effects": [0.9],
+        "power_pairs": [8],
+        "power_samples": 2,
+    },
 }
 
 
@@ -58,9 +69,13 @@ def write_params(path: Path, **changes: dict) -> Path:
     return path
 
 
-def imported_files(module_file: Path) -> set[Path]:
-    """The project files that running `module_file` imports, itself included; blocks for type checkers do not count."""
-    found, queue = set(), [module_file]
+def imported_files(module_file: Path, root: Path = ROOT) -> set[Path]:
+    """The project files that running `module_file` imports, itself included; blocks for type checkers do not count.
+
+    root   of the project: its packages are folders there
+    """
+    found: set[Path] = set()
+    queue = [module_file]
     while queue:
         file = queue.pop()
         if file in found:
@@ -74,19 +89,19 @@ def imported_files(module_file: Path) -> set[Path]:
             else:
                 continue
             for name in candidates:
-                queue += _files_of(name)
+                queue += _files_of(name, root)
     return found
 
 
-def _files_of(module: str) -> list[Path]:
+def _files_of(module: str, root: Path) -> list[Path]:
     """The project files that run when `module` is imported: its own, and the __init__.py of every package above it."""
     parts = module.split(".")
-    files = [ROOT.joinpath(*parts).with_suffix(".py")]
-    files += [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    files = [root.joinpath(*parts).with_suffix(".py")]
+    files += [root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     return [file for file in files if file.is_file()]
 
 
-def _runtime_nodes(node: ast.AST):
+def _runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
             continue

@@ -38,6 +38,7 @@ def write_metrics(folder: Path, n_layers: int = 2, n_heads: int = 2) -> None:
         "best_sets": _best_sets(recovery),
         "head_positions": _head_positions(recovery),
         "trajectory": _trajectory(recovery),
+        "planted_power": _power(),
     }.items():
         text = io.StringIO()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")
@@ -99,7 +100,7 @@ def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
     top = sum(recovery[name] for name in selected)
     sets = {"top_k": top, "bottom_k": 0.05, "random_k": 0.1, "all_heads": 1.0}
 
-    def both(value: dict) -> dict:
+    def both(value):
         return {"denoising": value, "noising": value}
 
     def row(value: float, tested: bool) -> dict:
@@ -113,7 +114,10 @@ def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
     split = {"drawn": 500, "both_right": 441, "usable": 430}
     return {
         "fused": 1,
-        "pairs": {edit: {"select": split, "confirm": split} for edit in ("regroup", "operator", "operand")},
+        "pairs": {
+            edit: {"select": split, "confirm": split, "with_wrong_donor": both(425)}
+            for edit in ("regroup", "operator", "operand")
+        },
         "effects": {edit: both(effects) for edit in ("regroup", "operator", "operand")},
         "shapley": both({name: estimate(value) for name, value in recovery.items()}),
         "verdict": {
@@ -126,7 +130,7 @@ def _counterfactual(recovery: dict[str, float], selected: list[str]) -> dict:
 
 def _interactions(heads: list[str]) -> list[dict]:
     return [
-        {"direction": direction, "head_a": a, "head_b": b, "value": 0.0, "low": -0.01, "high": 0.01}
+        {"direction": direction, "head_a": a, "head_b": b, "value": 0.0, "low": -0.01, "high": 0.01, "p_holm": 1.0}
         for direction in ("denoising", "noising")
         for a, b in combinations(heads, 2)
     ]
@@ -140,8 +144,10 @@ def _best_sets(recovery: dict[str, float]) -> list[dict]:
             heads, value = ranked[:size], sum(recovery[name] for name in ranked[:size])
             base = {"direction": direction, "size": size}
             best = {"heads": "+".join(heads), **estimate(value)}
-            rows += [base | {"set": name} | best for name in ("best", "ablation")]
-            rows.append(base | {"set": "average", "heads": "", "value": size / len(ranked), "low": "", "high": ""})
+            rows.append(base | {"set": "best"} | best | {"optimism": 0.02})
+            rows.append(base | {"set": "ablation"} | best | {"optimism": ""})
+            average = {"heads": "", "value": size / len(ranked), "low": "", "high": "", "optimism": ""}
+            rows.append(base | {"set": "average"} | average)
     return rows
 
 
@@ -170,14 +176,41 @@ def _trajectory(recovery: dict[str, float]) -> list[dict]:
 
 
 def _planted() -> dict:
-    found = {"auroc": {"mean": 1.0, "least": 1.0}, "planted": 0.9, "others": 0.01}
-    blind = {"auroc": {"mean": 0.5, "least": 0.4}, "planted": 0.0, "others": 0.01}
+    """Heads of an AND are necessary only. Here and there a head is missed or named falsely."""
+
+    def counts(earned: int, missed: int = 0, false: int = 0) -> dict[str, float]:
+        return {"earned": earned, "right": earned - missed, "missed": missed, "false": false, "exact": 0.9}
+
+    single = {
+        "sufficient": counts(50),
+        "necessary": counts(50, missed=2),
+        "redundant": counts(0),
+        "position": counts(50),
+    }
+    both = {"sufficient": counts(0, false=1), "necessary": counts(100), "redundant": counts(0), "position": counts(0)}
+    words = ("sufficient", "necessary", "redundant")
     return {
         "placements": 50,
         "nulls": 400,
-        "found": {"single": {"denoising": found, "noising": found}, "and": {"denoising": blind, "noising": found}},
-        "false_positives": {"any_head": {"value": 0.05, "low": 0.03, "high": 0.07}, "each_head": estimate(0.05)},
+        "simulations": 400,
+        "circuits": {kind: {"30": words, "430": words} for kind, words in {"single": single, "and": both}.items()},
+        "false_positives": {
+            "shared": {"30": dict.fromkeys(words, estimate(0.05))},
+            "damage": {"30": {"sufficient": estimate(0.02)}},
+        },
+        "coverage": {quantity: dict.fromkeys(("30", "430"), estimate(0.95)) for quantity in ("recovery", "shapley")},
+        "stability": {"single": {"30": 0.9, "430": 1.0}},
+        "power": {"sufficient": {"1.0": 40}, "necessary": {"1.0": 40}},
     }
+
+
+def _power() -> list[dict]:
+    return [
+        {"word": word, "effect": effect, "pairs": pairs, **estimate(min(0.9, effect * pairs / 50))}
+        for word in ("sufficient", "necessary")
+        for effect in (0.5, 1.0)
+        for pairs in (10, 20, 40)
+    ]
 
 
 def _seed(n: int) -> dict[str, float]:

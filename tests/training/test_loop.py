@@ -16,7 +16,7 @@ from pilot.models.transformer import ModelConfig, PilotTransformer
 from pilot.reporting.params import load_params
 from pilot.runtime.archive import pack, unpack
 from pilot.runtime.files import write_bytes
-from pilot.training.loop import Training, _batches, _Schedule
+from pilot.training.loop import Training, _batches, _optimizers, _Schedule
 from stages import train
 
 FILES = ("checkpoint_best.pt", "checkpoint_last.pt", "checkpoint_epoch_001.pt", "checkpoint_epoch_003.pt")
@@ -46,6 +46,21 @@ def test_the_schedule_rises_and_falls_to_zero():
     assert max(factors) == factors[3] == pytest.approx(0.97)
     assert factors[-1] == pytest.approx(0.01)
     assert all(a > b for a, b in pairwise(factors[3:]))
+
+
+def test_the_optimisers_have_the_parameters_of_the_file(tmp_path):
+    changes = {
+        "muon_lr": 0.5,
+        "muon_momentum": 0.25,
+        "adamw_lr": 0.125,
+        "adamw_betas": [0.5, 0.75],
+        "weight_decay": 0.1,
+    }
+    params = load_params(write_params(tmp_path / "params.yaml", train=changes)).train
+    model = PilotTransformer(ModelConfig(n_layers=1, n_heads=2, d_model=8, d_mlp=8, context=12))
+    muon, adamw = (optimizer.param_groups[0] for optimizer in _optimizers(model, params))
+    assert (muon["lr"], muon["momentum"], muon["weight_decay"]) == (0.5, 0.25, 0.1)
+    assert (adamw["lr"], adamw["betas"], adamw["weight_decay"]) == (0.125, (0.5, 0.75), 0.1)
 
 
 class _Killed(Exception):

@@ -1,139 +1,175 @@
-"""How well patching finds planted heads: AUROC of their importance, and false positives where no head matters.
+"""How well the experiment's rule gives planted heads the words that they should have, and no others.
 
-A head's importance is its mean recovery over pairs, after one of three methods:
+    placements   circuits of every kind at random places: which heads are called what, and which should be
+    nulls        circuits in which no head should have a word: how often one gets it all the same
+    coverage     how often 95 % intervals hold the truth, in samples from many pairs of which the truth is known
+    power        how often a head gets the word that it should have, by its recovery and the number of pairs
 
-    denoising   clean z of this head alone into the corrupt run
-    noising     corrupt z of this head alone into the clean run
-    shapley     clean z of every set of heads into the corrupt run; the head's Shapley value in that game
-
-Denoising alone cannot see a head that needs another one (AND), noising alone not one that has a backup (OR), after
-Heimersheim & Nanda 2024 (arXiv:2404.15255). Denoising and noising are also done at one position at a time.
-
-Shapes: n interventions, P pairs.
+Every function works on one circuit and takes a seed, so that circuits can be shared out among processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from scipy import stats
 
-from pilot.experiments.planted.circuits import (
-    CLEAN_ANSWER,
-    CORRUPT_ANSWER,
-    SEQ_LEN,
-    Circuit,
-    TokenPairs,
-    draw_pairs,
-    plant,
-    random_circuit,
+from pilot.experiments.planted.circuits import random_circuit
+from pilot.experiments.planted.kinds import KINDS, WORDS, shared
+from pilot.experiments.planted.measurements import (
+    HeadMeasurements,
+    PositionMeasurements,
+    Rule,
+    SetMeasurements,
+    Words,
+    expected,
+    plant_and_pair,
 )
 from pilot.experiments.shapley import shapley
-from pilot.experiments.statistics import Estimate, adjusted, clustered_rate, sign_test
-from pilot.interventions import Intervention, at_positions, head_subsets, single_heads, single_positions
-from pilot.models.transformer import PilotTransformer
-from pilot.sweep import sweep
+from pilot.experiments.statistics import Estimate, bootstrap_ratio, clustered_rate, selection_frequency
 
-METHODS = ("denoising", "noising", "shapley", "denoising_by_position", "noising_by_position")
-SIZES = ((2, 2), (2, 3), (2, 4), (3, 2), (4, 2))  # layers and heads, few enough for all subsets of heads
+SIZES = ((2, 4), (4, 2), (3, 3))  # layers and heads, few enough heads for all their sets
+NULL_SIZE = (5, 2)  # ten heads share the answer
+POPULATION = 4096  # pairs that samples are drawn from: their own recovery is the truth
+
+Seed = Sequence[int]
+Covered = dict[str, dict[int, np.ndarray]]
+Power = dict[str, dict[int, Estimate]]
 
 
 @dataclass(frozen=True)
-class Score:
-    """How one method ranks the planted heads of one circuit, or these heads at their positions.
+class Setting:
+    """What circuits are judged by.
 
-    auroc     the chance that a planted one is more important than another one; 1: all of them are, 0.5: blind
-    planted   the planted ones' mean importance
-    others    the largest importance, positive or negative, of any other
+    noise        see pilot.experiments.planted.weights.plant
+    set_pairs    sets of heads, and positions, are patched on at most so many pairs
     """
 
-    auroc: float
-    planted: float
-    others: float
+    rule: Rule
+    noise: float
+    set_pairs: int
+    impl: str = "auto"
 
 
-def score(circuit: Circuit, rng: np.random.Generator, n_pairs: int = 8) -> dict[str, Score]:
-    """Plant a circuit and look for its heads by each of METHODS; runs 2**n sets of its model's n heads.
+@dataclass(frozen=True)
+class Tally:
+    """Heads that should have a word (earned), those of them that are given it (right), and others given it (false)."""
 
-    Raises ValueError for a circuit of no heads or of all.
+    earned: int
+    right: int
+    false: int
+
+    @classmethod
+    def of(cls, found: Words, wanted: Words, word: str) -> Tally:
+        given, deserving = set(found[word]), set(wanted[word])
+        return cls(len(deserving), len(given & deserving), len(given - deserving))
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A circuit as judged on each number of pairs: every word's tally, and how stable its sufficient heads are.
+
+    stability   the mean share of resamples in which a sufficient head is among the most effective ones, as many as
+                there are such heads; None for a circuit without
     """
-    model, pairs = plant(circuit, rng), draw_pairs(circuit, n_pairs, rng)
-    heads = single_heads(model.config)
-    cells = single_positions(model.config, SEQ_LEN)
-    sets = head_subsets(tuple(head for (head,) in heads))
-    denoising, noising = recovery(model, pairs, [*heads, *cells, *sets]).mean(2)
-    head, cell, game = np.split(np.arange(len(denoising)), [len(heads), len(heads) + len(cells)])
-    anywhere = at_positions(circuit.heads, 0, None)
-    is_head = np.array([patch in anywhere for (patch,) in heads])
-    is_cell = np.array([patch in circuit.heads for (patch,) in cells])
-    return {
-        "denoising": _score(denoising[head], is_head),
-        "noising": _score(noising[head], is_head),
-        "shapley": _score(shapley(denoising[game]), is_head),
-        "denoising_by_position": _score(denoising[cell], is_cell),
-        "noising_by_position": _score(noising[cell], is_cell),
-    }
+
+    tallies: dict[int, dict[str, Tally]]
+    stability: dict[int, float | None]
 
 
-def recovery(model: PilotTransformer, pairs: TokenPairs, interventions: Sequence[Intervention]) -> np.ndarray:
-    """(LD patched - LD recipient) / (LD donor - LD recipient), by denoising and by noising: (2, n, P)."""
-    recipient, donor = torch.cat([pairs.corrupt, pairs.clean]), torch.cat([pairs.clean, pairs.corrupt])
-    read = pairs.read.repeat(2, 1)
-    ld = sweep(model, recipient, donor, [(), *interventions], read=read, measure=_logit_difference)
-    ld = ld.view(-1, 2, len(pairs.read)).double().transpose(0, 1).numpy()
-    own = ld[:, :1]
-    return (ld[:, 1:] - own) / (own[::-1] - own)
+def judge_placement(kind: str, seed: Seed, sample_sizes: Sequence[int], setting: Setting) -> Placement:
+    rng = np.random.default_rng(seed)
+    circuit = random_circuit(KINDS[kind], *SIZES[rng.integers(len(SIZES))], rng)
+    experiments = plant_and_pair(circuit, max(sample_sizes), setting.noise, rng, setting.impl)
+    first = np.arange(min(setting.set_pairs, max(sample_sizes)))
+    on_first = {direction: experiment.take(first) for direction, experiment in experiments.items()}
+    of_heads = HeadMeasurements.of(experiments)
+    others = SetMeasurements.of(on_first), PositionMeasurements.of(on_first["denoising"])
+    wanted = expected(circuit, setting.rule.min_effect)
+    tallies, stability = {}, {}
+    for size in sample_sizes:
+        found = of_heads.words(np.arange(size), setting.rule, rng)
+        for measurements in others:
+            found |= measurements.words(first[:size], setting.rule, rng)
+        tallies[size] = {word: Tally.of(found, wanted, word) for word in WORDS}
+        stability[size] = _stability(of_heads, wanted, size, setting.rule, rng)
+    return Placement(tallies, stability)
 
 
-def _logit_difference(logits: torch.Tensor, pair: torch.Tensor) -> torch.Tensor:
-    return logits[:, :, CLEAN_ANSWER] - logits[:, :, CORRUPT_ANSWER]
+def _stability(
+    measured: HeadMeasurements, wanted: Words, size: int, rule: Rule, rng: np.random.Generator
+) -> float | None:
+    sufficient = np.array([head in wanted["sufficient"] for head in measured.heads])
+    if not sufficient.any():
+        return None
+    effects = measured.evidence["denoising"].change[:, :size]
+    return float(selection_frequency(effects, int(sufficient.sum()), rule.resamples, rng)[sufficient].mean())
 
 
-def _score(importance: np.ndarray, planted: np.ndarray) -> Score:
-    return Score(
-        auroc(importance, planted), float(importance[planted].mean()), float(np.abs(importance[~planted]).max())
-    )
+def judge_null(kind: str, seed: Seed, pairs: int, setting: Setting) -> dict[str, bool]:
+    """Whether any head of a circuit gets a word that it should not have, by the words that the circuit tempts to.
 
-
-def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The chance that a positive has a larger score than a negative; ties count half.
-
-    scores (N,), positive (N,) bool. That is the Mann-Whitney U statistic over the number of such pairs (Hanley &
-    McNeil 1982, "The meaning and use of the area under a ROC curve"). Raises ValueError without positives or negatives.
+    "shared"   ten heads recover `min_effect` each, which is not above it: none is sufficient or necessary
+    "damage"   the circuit of that name: two heads have effects from any donor and are not sufficient; the effects of
+               sets do not add up, but no heads are redundant
     """
-    above, below = scores[positive], scores[~positive]
-    if not len(above) or not len(below):
-        raise ValueError("an AUROC needs a positive and a negative")
-    return float(stats.mannwhitneyu(above, below).statistic / (len(above) * len(below)))
+    rng = np.random.default_rng(seed)
+    if kind == "shared":
+        circuit = random_circuit(shared(NULL_SIZE[0] * NULL_SIZE[1], setting.rule.min_effect), *NULL_SIZE, rng)
+    else:
+        circuit = random_circuit(KINDS[kind], *SIZES[rng.integers(len(SIZES))], rng)
+    experiments = plant_and_pair(circuit, pairs, setting.noise, rng, setting.impl)
+    found = HeadMeasurements.of(experiments).words(np.arange(pairs), setting.rule, rng)
+    if kind == "damage":
+        del found["necessary"]
+        found |= SetMeasurements.of(experiments).words(np.arange(pairs), setting.rule, rng)
+    wanted = expected(circuit, setting.rule.min_effect)
+    return {word: Tally.of(found, wanted, word).false > 0 for word in found}
 
 
-def head_pvalues(model: PilotTransformer, pairs: TokenPairs) -> np.ndarray:
-    """The sign test of each head's denoising effects against zero: (n_heads,), uncorrected."""
-    effects, _ = recovery(model, pairs, single_heads(model.config))
-    return np.array([sign_test(effect, np.zeros_like(effect)) for effect in effects])
+def covered(kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int, setting: Setting) -> Covered:
+    """Which 95 % intervals of a circuit's recoveries and Shapley values hold the truth: by name ("recovery" or
+    "shapley") and number of pairs (simulations, intervals) bool.
 
-
-def false_positives(
-    simulations: int, rng: np.random.Generator, n_pairs: int = 50, level: float = 0.05
-) -> dict[str, Estimate]:
-    """How often the test at this level finds a head in a random circuit where none matters.
-
-    Clean and corrupt runs differ in their answers, which no head carries, and at random in what the heads do carry:
-    a head's effect is then as often positive as negative.
-
-    any_head    share of circuits with a rejection after Holm's correction; at most `level` if all is well
-    each_head   share of rejected heads without correction; likewise
+    Samples of pairs are drawn from POPULATION of them, by whose own ratio of means they are judged.
     """
-    simulated = []
-    for _ in range(simulations):
-        circuit = random_circuit("none", *SIZES[rng.integers(len(SIZES))], rng)
-        simulated.append(head_pvalues(plant(circuit, rng), draw_pairs(circuit, n_pairs, rng)))
-    any_head = np.array([(adjusted(pvalues, "holm") <= level).any() for pvalues in simulated])
-    number = np.repeat(np.arange(simulations), [len(pvalues) for pvalues in simulated])
-    return {
-        "any_head": clustered_rate(any_head, np.arange(simulations)),
-        "each_head": clustered_rate(np.concatenate(simulated) <= level, number),
-    }
+    rng = np.random.default_rng(seed)
+    circuit = random_circuit(KINDS[kind], *SIZES[0], rng)
+    experiments = plant_and_pair(circuit, POPULATION, setting.noise, rng, setting.impl)
+    one = {"denoising": experiments["denoising"]}
+    recovery, subsets = HeadMeasurements.of(one).evidence["denoising"].change, SetMeasurements.of(one).subsets
+    changes = np.stack([recovery, shapley(subsets["denoising"].change)])
+    gap = experiments["denoising"].gap
+    truth = changes.sum(2) / gap.sum()
+    result: Covered = {"recovery": {}, "shapley": {}}
+    for size in sample_sizes:
+        index = rng.integers(POPULATION, size=(simulations, size))
+        estimates = [bootstrap_ratio(changes[..., i], gap[i], setting.rule.resamples, rng) for i in index]
+        held = np.array([(estimate.low <= truth) & (truth <= estimate.high) for estimate in estimates])
+        for number, by_size in enumerate(result.values()):
+            by_size[size] = held[:, number]
+    return result
+
+
+def power(recovery: float, seed: Seed, sample_sizes: Sequence[int], samples: int, setting: Setting) -> Power:
+    """How often a head of this recovery, the others sharing the rest, is called sufficient and necessary.
+
+    By word and number of pairs, over samples drawn from POPULATION pairs.
+    """
+    rng = np.random.default_rng(seed)
+    circuit = random_circuit(shared(NULL_SIZE[0] * NULL_SIZE[1], recovery), *NULL_SIZE, rng)
+    measured = HeadMeasurements.of(plant_and_pair(circuit, POPULATION, setting.noise, rng, setting.impl))
+    head = expected(circuit, setting.rule.min_effect)["sufficient"][0]
+    result: Power = {"sufficient": {}, "necessary": {}}
+    for size in sample_sizes:
+        found = [measured.words(index, setting.rule, rng) for index in rng.integers(POPULATION, size=(samples, size))]
+        for word, by_size in result.items():
+            by_size[size] = rate(head in words[word] for words in found)
+    return result
+
+
+def rate(successes: Iterable[bool]) -> Estimate:
+    """A share of independent trials, with its Wilson interval."""
+    trials = np.array(list(successes), dtype=bool)
+    return clustered_rate(trials, np.arange(len(trials)))

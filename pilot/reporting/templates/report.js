@@ -3,16 +3,21 @@
 const { charts, examples, colours } = JSON.parse(document.getElementById("data").textContent);
 const config = { displayModeBar: false, responsive: true };
 
-// Draws figures side by side in place of what was there. All panels come first: they share the width.
-function draw(panels, figures) {
-  panels.querySelectorAll(":scope > div").forEach(Plotly.purge);
-  panels.replaceChildren(...figures.map(() => element("div", {})));
-  return Promise.all(figures.map(({ data, layout }, i) => Plotly.newPlot(panels.children[i], data, layout, config)));
+// Draws charts side by side, each under its title, in place of what was there. All panels come first: they share the width.
+function draw(panels, charts) {
+  panels.querySelectorAll(".chart").forEach(Plotly.purge);
+  const places = charts.map(([title]) => {
+    const panel = element("div", {});
+    panel.append(element("h4", { textContent: title }), element("div", { className: "chart" }));
+    return panel;
+  });
+  panels.replaceChildren(...places);
+  return Promise.all(charts.map(([, { data, layout }], i) => Plotly.newPlot(places[i].lastChild, data, layout, config)));
 }
 
-for (const [name, figures] of Object.entries(charts)) {
+for (const [name, panels] of Object.entries(charts)) {
   const figure = document.getElementById(name);
-  draw(figure.querySelector(".panels"), figures);
+  draw(figure.querySelector(".panels"), Object.entries(panels));
   figure.classList.add("drawn");
 }
 
@@ -39,7 +44,7 @@ function workedExample() {
 
     const now = { donor: "the donor's answer", own: "as without the patch", other: "neither its own answer nor the donor's" };
     document.getElementById("told").replaceChildren(
-      "The model answers ", side(recipient), ` with ${verdict(recipient)}, and the donor `, side(donor), ` with ${verdict(donor)}. `,
+      "The model answers ", side(recipient), ` with ${verdict(recipient)} and the donor `, side(donor), ` with ${verdict(donor)}. `,
       `With the output of ${name(patched)} taken from the donor, it answers the first with `,
       element("b", { textContent: answers[patched] }), `: ${now[kind(answers[patched])]}.`,
     );
@@ -48,7 +53,7 @@ function workedExample() {
   }
 
   function verdict({ answer, result }) {
-    return answer === result ? `${answer}, right` : `${answer}, wrong: it is ${result}`;
+    return answer === result ? `${answer} (right)` : `${answer} (wrong: it is ${result})`;
   }
 
   function drawHeads(answers, kind, name) {
@@ -80,16 +85,18 @@ function workedExample() {
   function drawPatterns(recipient, donor) {
     const heads = patched === "top_k" ? examples.selected : [patched];
     document.getElementById("attending").textContent =
-      `Where ${heads.join(", ")} attend${heads.length > 1 ? "" : "s"} in the two unpatched runs: a row is the reading position, dark is ` +
-      "more attention, ^ is the opening marker. The patched run gets what was read in the donor's.";
-    const figures = heads.flatMap((key) => [
-      pattern(`${key}, recipient`, recipient, key),
-      pattern(`${key}, donor`, donor, key),
+      `Where ${heads.join(", ")} attend${heads.length > 1 ? "" : "s"} in the two unpatched runs. A row is the position that reads, a ` +
+      "column one that is read; darker is more attention, and ^ is the start of the line. The patch puts what was read in " +
+      "the donor's run into the recipient's.";
+    const patterns = heads.flatMap((key) => [
+      [`${key}, recipient`, pattern(recipient, key)],
+      [`${key}, donor`, pattern(donor, key)],
     ]);
-    drawing = drawing.then(() => draw(document.getElementById("patterns"), figures)); // a chart cannot go while it is drawn
+    const panels = document.getElementById("patterns");
+    drawing = drawing.then(() => draw(panels, patterns)); // a chart cannot be removed while it is drawn
   }
 
-  function pattern(title, { tokens, attention }, key) {
+  function pattern({ tokens, attention }, key) {
     const positions = tokens.map((_, i) => i);
     const labels = tokens.map((token) => token || "^");
     const z = attention[key].map((row) => positions.map((i) => (i < row.length ? row[i] / 1000 : null)));
@@ -100,7 +107,7 @@ function workedExample() {
       hovertemplate: "%{text}: <b>%{z:.3f}</b><extra></extra>", colorbar: { thickness: 10, outlinewidth: 0 },
     };
     const layout = {
-      title: { text: title, font: { size: 14 }, x: 0 }, height: 340, margin: { l: 30, r: 10, t: 30, b: 30 }, dragmode: false,
+      height: 320, margin: { l: 30, r: 10, t: 10, b: 30 }, dragmode: false,
       font: { family: "system-ui, sans-serif" }, xaxis: axis, yaxis: { ...axis, autorange: "reversed" },
     };
     return { data: [heatmap], layout };

@@ -1,0 +1,91 @@
+"""What the stages measured, read back for the report."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pilot.errors import PilotError
+from pilot.runtime.files import read_json, read_text
+
+# What the report calls the kinds of expressions.
+KIND_WORDS = {"flat": "flat", "paren": "parenthesised"}
+
+Entries = Mapping[str, Any]
+Rows = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The files of metrics/: a JSON file's object, or a CSV file's rows as text by column.
+
+    `repair` is patching.json, what the stage `patch` writes. Every run has the files up to `repair`; of the others an
+    empty one is missing, or has nothing to show.
+    """
+
+    train: Entries
+    training: Rows
+    ablation: Entries
+    selection: Entries
+    repair: Entries
+    counterfactual: Entries
+    head_positions: Rows
+    interactions: Rows
+    best_sets: Rows
+    trajectory: Rows
+    planted: Entries
+    power: Rows
+    seeds: Entries
+
+    @property
+    def selected(self) -> list[str]:
+        """The names of the selected heads, by rank."""
+        heads = self.selection["heads"]
+        return sorted((name for name, head in heads.items() if head["selected"]), key=lambda name: heads[name]["rank"])
+
+
+def read_measurements(folder: Path) -> Measurements:
+    """Read the files of metrics/.
+
+    Raises PilotError for one that every run has and this lacks, and for a damaged one.
+    """
+
+    def entries(name: str, stage: str, required: bool = False) -> Entries:
+        path = folder / f"{name}.json"
+        return read_json(path, made_by=stage) if required or path.exists() else {}
+
+    def rows(name: str) -> Rows:
+        path = folder / f"{name}.csv"
+        return list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
+
+    training = rows("training")
+    if not training:
+        raise PilotError(f"{folder / 'training.csv'}: missing or empty; make it again: dvc repro -f train")
+    counterfactual = entries("counterfactual", "counterfactual")
+    return Measurements(
+        train=entries("train", "train", required=True),
+        training=training,
+        ablation=entries("ablation", "ablate", required=True),
+        selection=entries("selection", "select", required=True),
+        repair=entries("patching", "patch", required=True),
+        # Without a verdict the checkpoint was too early to answer pairs right: there is nothing to show.
+        counterfactual=counterfactual if "verdict" in counterfactual else {},
+        head_positions=rows("head_positions"),
+        interactions=rows("interactions"),
+        best_sets=rows("best_sets"),
+        trajectory=rows("trajectory"),
+        planted=entries("planted", "planted"),
+        power=rows("planted_power"),
+        seeds=_seeds(folder / "seeds.json"),
+    )
+
+
+def _seeds(path: Path) -> Entries:
+    """What `python -m stages.seeds` compared, which is no stage; empty where it has not run."""
+    try:
+        return read_json(path, made_by="seeds") if path.exists() else {}
+    except PilotError:
+        raise PilotError(f"{path}: damaged; restore it, or make it again: python -m stages.seeds --help") from None
