@@ -148,7 +148,7 @@ def test_what_has_no_kernel_is_refused():
 def test_out_shares_no_memory():
     x, matrix, _, out = make_case(4, 4, 4)
     for inside in ((x, matrix, x), (x, matrix, matrix), (x, matrix, out[:1].expand(4, 4))):
-        with pytest.raises(RuntimeError, match="unsupported operation: (some elements|more than one element)"):
+        with pytest.raises(RuntimeError, match=r"unsupported operation: (some elements|more than one element)"):
             product(*inside[:2], out=inside[2])
 
 
@@ -156,5 +156,5 @@ def test_a_call_past_the_checks_is_safe():
     """torch.ops.pilot.product asserts what memory safety needs by itself."""
     x, matrix, bias, out = make_case(3, 4, 5)
     for arguments in ((x, matrix[1:], bias, out), (x, matrix, bias[1:], out), (x, matrix, bias, out.double())):
-        with pytest.raises(RuntimeError, match="expected Float on the CPU of shape|expected Float"):
+        with pytest.raises(RuntimeError, match="expected Float on the CPU of shape"):
             torch.ops.pilot.product(*arguments[:3], out=arguments[3])

@@ -29,7 +29,8 @@ void branched_attention(const at::Tensor& q, const at::Tensor& k, const at::Tens
     op.N = q.size(0), op.B = q.size(1), op.Q = q.size(2), op.H = q.size(3), op.D = q.size(4);
     op.W = k.size(2), op.H_kv = k.size(3);
     const int64_t E = base_k.size(1);
-    TORCH_CHECK(op.H_kv > 0 && op.H % op.H_kv == 0 && first >= 0 && first + op.Q <= E);
+    TORCH_CHECK(op.H_kv > 0 && op.H % op.H_kv == 0, "expected heads that divide among those of k");
+    TORCH_CHECK(start >= 0 && start + op.W <= E && first >= 0 && first + op.Q <= E, "expected positions before ", E);
     op.q = data<scalar_t>(q, {op.N, op.B, op.Q, op.H, op.D});
     op.k = data<scalar_t>(k, {op.N, op.B, op.W, op.H_kv, op.D});
     op.v = data<scalar_t>(v, {op.N, op.B, op.W, op.H_kv, op.D});
