@@ -1,5 +1,5 @@
-// What a kernel's host function asserts of its arguments, so that no call can make it read or write elsewhere. Users
-// meet the checks in pilot/ops first, which say in words what is wrong.
+// What a kernel's host function asserts of its arguments, so that no call can make it read or write elsewhere. Once
+// a kernel has refused, pilot/ops says in words why.
 #pragma once
 
 #include <ATen/MemoryOverlap.h>

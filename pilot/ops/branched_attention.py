@@ -57,7 +57,6 @@ def branched_attention(
 
     Raises ValueError or TypeError for arguments that do not fit.
     """
-    _check(q, k, v, base_k, base_v, start, first, scale, eps, out)
     _branched_attention(q, k, v, base_k, base_v, start, first, scale, eps, out=out)
 
 
@@ -76,7 +75,7 @@ def eager_branched_attention(
     out: Tensor,
 ) -> None:
     """`branched_attention` in PyTorch: the operator's oracle, and what runs where it has no kernel."""
-    _check(q, k, v, base_k, base_v, start, first, scale, eps, out)
+    _check(q, k, v, base_k, base_v, start, first, scale, eps, out=out)
     if eps is not None:
         inverse = inverse_rms(k, eps)
         k, v = k * inverse, v * inverse
@@ -101,7 +100,8 @@ def _check(
     start: int,
     first: int,
     scale: float,
-    eps: float | None,
+    eps: float | None = None,
+    *,
     out: Tensor,
 ) -> None:
     sizes = check_shapes(
@@ -130,4 +130,5 @@ _branched_attention = register(
     "(Tensor q, Tensor k, Tensor v, Tensor base_k, Tensor base_v, int start, int first, float scale, float? eps=None, "
     "*, Tensor(a!) out) -> ()",
     eager_branched_attention,
+    _check,
 )

@@ -63,7 +63,6 @@ def branched_mlp(
 
     Raises ValueError or TypeError for arguments that do not fit.
     """
-    _check(state, terms, member, in_bias, out_bias, mlp_out, eps, activation, out)
     _branched_mlp(state, terms, member, in_bias, out_bias, mlp_out, eps, activation, out=out)
 
 
@@ -81,7 +80,7 @@ def eager_branched_mlp(
     out: Tensor,
 ) -> None:
     """`branched_mlp` in PyTorch: the operator's oracle, and what runs where it has no kernel."""
-    _check(state, terms, member, in_bias, out_bias, mlp_out, eps, activation, out)
+    _check(state, terms, member, in_bias, out_bias, mlp_out, eps, activation, out=out)
     d = mlp_out.shape[1]
     totals = branch_totals(state, terms, member)
     x, inputs = totals[..., :d], totals[..., d:]
@@ -138,6 +137,7 @@ def _check(
     mlp_out: Tensor,
     eps: float,
     activation: str,
+    *,
     out: Tensor,
 ) -> None:
     if activation not in get_args(Activation):
@@ -165,4 +165,5 @@ _branched_mlp = register(
     "(Tensor state, Tensor terms, Tensor member, Tensor? in_bias, Tensor? out_bias, Tensor mlp_out, float eps, "
     "str activation, *, Tensor(a!) out) -> ()",
     eager_branched_mlp,
+    _check,
 )

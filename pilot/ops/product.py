@@ -25,14 +25,13 @@ def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None, *, add: bool 
 
     Raises ValueError or TypeError for arguments that do not fit.
     """
-    _check(x, matrix, bias, out)
     _product(x, matrix, bias, add=add, out=out)
 
 
 @torch.no_grad()
 def eager_product(x: Tensor, matrix: Tensor, bias: Tensor | None = None, *, add: bool = False, out: Tensor) -> None:
     """`product` in PyTorch: the operator's oracle, and what runs where it has no kernel."""
-    _check(x, matrix, bias, out)
+    _check(x, matrix, bias, add=add, out=out)
     if add:
         out.addmm_(x, matrix)
         if bias is not None:
@@ -43,11 +42,14 @@ def eager_product(x: Tensor, matrix: Tensor, bias: Tensor | None = None, *, add:
         torch.mm(x, matrix, out=out)
 
 
-def _check(x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor) -> None:
+def _check(x: Tensor, matrix: Tensor, bias: Tensor | None = None, *, add: bool = False, out: Tensor) -> None:
     check_shapes({}, x=(x, "M K"), matrix=(matrix, "K N"), bias=(bias, "N"), out=(out, "M N"))
     check_alike("x", x=x, matrix=matrix, bias=bias, out=out)
 
 
 _product = register(
-    "product", "(Tensor x, Tensor matrix, Tensor? bias=None, *, bool add=False, Tensor(a!) out) -> ()", eager_product
+    "product",
+    "(Tensor x, Tensor matrix, Tensor? bias=None, *, bool add=False, Tensor(a!) out) -> ()",
+    eager_product,
+    _check,
 )

@@ -396,5 +396,5 @@ def test_a_call_past_the_checks_is_safe():
     for changes in ({"mlp_out": case.mlp_out[1:]}, {"member": case.member[1:]}, {"terms": case.terms.double()}):
         with pytest.raises(RuntimeError):
             torch.ops.pilot.branched_mlp(*case.having(**changes).arguments, out=case.out())
-    with pytest.raises(ValueError, match="no activation is called relu"):
+    with pytest.raises(RuntimeError, match="no activation is called relu"):
         torch.ops.pilot.branched_mlp(*case.having(activation="relu").arguments, out=case.out())

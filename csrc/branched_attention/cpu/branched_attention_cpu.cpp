@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include <cmath>
+
 #include "branched_attention/branched_attention.h"
 #include "common/memory_safety.h"
 #include "cpu/capability.h"
@@ -43,6 +45,8 @@ void branched_attention(const at::Tensor& q, const at::Tensor& k, const at::Tens
     copy_strides(base_k, op.base_k_strides);
     copy_strides(base_v, op.base_v_strides);
     copy_strides(out, op.out_strides);
+    TORCH_CHECK(std::isfinite(scale) && eps.value_or(0) >= 0 && std::isfinite(eps.value_or(0)),
+                "expected a finite scale and eps");
     op.start = start, op.first = first, op.scale = scale;
     op.normalises = eps.has_value(), op.eps = eps.value_or(0);
     run(op);

@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "branched_mlp/branched_mlp.h"
@@ -26,7 +27,7 @@ struct Arguments {
 
 Activation activation_of(std::string_view name) {
   const auto found = std::find(std::begin(kActivations), std::end(kActivations), name);
-  TORCH_CHECK_VALUE(found != std::end(kActivations), "no activation is called ", name);
+  TORCH_CHECK(found != std::end(kActivations), "no activation is called ", name);
   return static_cast<Activation>(found - std::begin(kActivations));
 }
 
@@ -38,7 +39,8 @@ BranchedMlp<T> describe(const Arguments& a) {
   const int64_t h = gated(a.activation) ? 2 * op.m : op.m;
   op.state = data<T>(a.state, {op.N, op.B, op.W, op.d + h});
   op.terms = data<T>(a.terms, {op.K, op.N, op.B, op.W, op.d + h});
-  TORCH_CHECK(a.member.sizes() == at::IntArrayRef({op.C, op.B, op.W, op.K}) && a.member.device().is_cpu());
+  TORCH_CHECK(a.member.sizes() == at::IntArrayRef({op.C, op.B, op.W, op.K}) && a.member.device().is_cpu(),
+              "expected a member of shape (C, B, W, K) on the CPU");
   op.member = a.member.const_data_ptr<bool>();
   op.in_bias = a.in_bias ? data<T>(*a.in_bias, {h}) : nullptr;
   op.out_bias = a.out_bias ? data<T>(*a.out_bias, {op.d}) : nullptr;
@@ -49,6 +51,7 @@ BranchedMlp<T> describe(const Arguments& a) {
   copy_strides(a.member, op.member_strides);
   copy_strides(a.out, op.out_strides);
   op.mlp_out_stride = a.mlp_out.stride(0);
+  TORCH_CHECK(a.eps >= 0 && std::isfinite(a.eps), "expected a finite eps");
   op.eps = a.eps;
   op.activation = a.activation;
   return op;
