@@ -11,10 +11,6 @@ enum class Activation { kGelu, kGeluTanh, kSiluGated, kGeluTanhGated };
 // The names of the activations, in the order of the enumeration.
 constexpr const char* kActivations[] = {"gelu", "gelu_tanh", "silu_gated", "gelu_tanh_gated"};
 
-constexpr bool gated(Activation activation) {
-  return activation == Activation::kSiluGated || activation == Activation::kGeluTanhGated;
-}
-
 // For each node n, row (b, w) and branch c; h is m, or 2 m where the activation is gated:
 //
 //   total  = state + the terms k with member[c][k]                              (d + h)
@@ -33,7 +29,7 @@ struct BranchedMlp {
   const T *in_bias, *out_bias, *mlp_out;
   T* out;
   int64_t state_strides[3], terms_strides[4], member_strides[4], mlp_out_stride, out_strides[4];
-  int64_t N, C, B, W, K, d, m;
+  int64_t N, C, B, W, K, d, h, m;
   double eps;
   Activation activation;
 };

@@ -82,7 +82,9 @@ def _print_branched(terminalreporter, groups: dict):
     if not groups:
         return
     write = terminalreporter.write_line
-    terminalreporter.section("branched_hidden, branched_mlp: microseconds for a row of a branch, and for its matrix product")
+    terminalreporter.section(
+        "branched_hidden, branched_mlp: microseconds for a row of a branch, and for its matrix product"
+    )
     write(f"{'N x C x B x W, K, d x m':>32}  {'fused':>8} {'eager':>8}  {'product':>8}  eager/fused")
     for name, group in groups.items():
         fused, eager = (group[impl].stats.min / group[impl].extra_info["rows"] * 1e6 for impl in ("fused", "eager"))

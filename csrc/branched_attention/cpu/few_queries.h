@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "branched_attention/branched_attention.h"
 #include "cpu/vectors.h"
 
 namespace pilot::PILOT_ISA {

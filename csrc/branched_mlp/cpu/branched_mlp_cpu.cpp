@@ -36,13 +36,14 @@ BranchedMlp<T> describe(const Arguments& a) {
   BranchedMlp<T> op;
   op.K = a.terms.size(0), op.N = a.state.size(0), op.B = a.state.size(1), op.W = a.state.size(2);
   op.C = a.member.size(0), op.m = a.mlp_out.size(0), op.d = a.mlp_out.size(1);
-  const int64_t h = gated(a.activation) ? 2 * op.m : op.m;
-  op.state = data<T>(a.state, {op.N, op.B, op.W, op.d + h});
-  op.terms = data<T>(a.terms, {op.K, op.N, op.B, op.W, op.d + h});
+  const bool gated = a.activation == Activation::kSiluGated || a.activation == Activation::kGeluTanhGated;
+  op.h = gated ? 2 * op.m : op.m;
+  op.state = data<T>(a.state, {op.N, op.B, op.W, op.d + op.h});
+  op.terms = data<T>(a.terms, {op.K, op.N, op.B, op.W, op.d + op.h});
   TORCH_CHECK(a.member.sizes() == at::IntArrayRef({op.C, op.B, op.W, op.K}) && a.member.device().is_cpu(),
               "expected a member of shape (C, B, W, K) on the CPU");
   op.member = a.member.const_data_ptr<bool>();
-  op.in_bias = a.in_bias ? data<T>(*a.in_bias, {h}) : nullptr;
+  op.in_bias = a.in_bias ? data<T>(*a.in_bias, {op.h}) : nullptr;
   op.out_bias = a.out_bias ? data<T>(*a.out_bias, {op.d}) : nullptr;
   op.mlp_out = data<T>(a.mlp_out, {op.m, op.d});
   op.out = mutable_data<T>(a.out, {op.N, op.C, op.B, op.W, op.d}, {a.state, a.terms, a.mlp_out});

@@ -1,4 +1,4 @@
-// The kernel of branched_mlp, compiled once for each instruction set: see kernel.h. Included after PILOT_ISA is
+// branched_mlp on the CPU, compiled once for each instruction set: see cpu/kernels.h. Included after PILOT_ISA is
 // defined, and after the standard headers, which must not be compiled for it.
 //
 // The branches of a row are computed side by side, so that its state and terms are read from memory once, and in
@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "branched_mlp/branched_mlp.h"
 #include "branched_mlp/cpu/activations.h"
 #include "product/cpu/product_rows.h"
 
@@ -195,17 +196,16 @@ class MlpBlock {
   void write_hidden(int64_t i, int64_t column, int64_t n) {
     switch (op.activation) {
       case Activation::kGelu:
-        return write_hidden_of<Gelu<S>>(i, column, 0, n);
-      case Activation::kGeluTanh:
-        return write_hidden_of<GeluTanh<S>>(i, column, 0, n);
+        write_hidden_of<Gelu<S>>(i, column, 0, n);
+        break;
       case Activation::kSiluGated:
         write_hidden_of<Silu<S>>(i, column, 0, n);
         break;
+      case Activation::kGeluTanh:
       case Activation::kGeluTanhGated:
         write_hidden_of<GeluTanh<S>>(i, column, 0, n);
-        break;
     }
-    write_hidden_of<void>(i, column, op.m, n);
+    if (op.h > op.m) write_hidden_of<void>(i, column, op.m, n);
   }
 
   // Of hidden columns [column, column + n), whose inputs begin at `inputs`.

@@ -1,5 +1,5 @@
-// The kernel of product, compiled once for each instruction set: see kernel.h. Included after PILOT_ISA is defined, and
-// after the standard headers, which must not be compiled for it.
+// product on the CPU, compiled once for each instruction set: see cpu/kernels.h. Included after PILOT_ISA is defined,
+// and after the standard headers, which must not be compiled for it.
 //
 // A tile of the result lives in registers while its rows of x, a number at a time, meet two vectors of the matrix: as
 // many rows as the registers hold. The matrix is read as it is, row by row; only columns that do not fill two vectors
@@ -8,6 +8,7 @@
 #pragma once
 
 #include "cpu/vectors.h"
+#include "product/product.h"
 
 namespace pilot::PILOT_ISA {
 namespace {
