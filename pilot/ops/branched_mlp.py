@@ -90,14 +90,14 @@ def eager_branched_mlp(
     out += _activated(inputs, activation) @ mlp_out
 
 
-def branch_totals(state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
-    """The state and the terms that each branch adds to it, (N, C, B, W, d + h).
+def branch_totals(state: Tensor, terms: Tensor, member: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """The state (N, B, W, j) and the terms (K, N, B, W, j) that each branch adds to it: (N, C, B, W, j), in `out`.
 
     A branch begins with what has been added up for a branch before it, where that lacks one term at most.
     """
     rows = member.flatten(1, 2)
     some, everywhere = rows.any(1).tolist(), rows.all(1).tolist()  # (C, K)
-    totals = state.new_empty(state.shape[0], len(member), *state.shape[1:])
+    totals = state.new_empty(state.shape[0], len(member), *state.shape[1:]) if out is None else out
     done: dict[tuple[int, ...], Tensor] = {(): state}
     for c, total in enumerate(totals.unbind(1)):
         whole = tuple(k for k, adds in enumerate(everywhere[c]) if adds)

@@ -6,10 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
-import torch
 from torch import Tensor
-
-from pilot.sweep.program import Affine
 
 
 class Buffer:
@@ -84,23 +81,3 @@ Owner = TypeVar("Owner", RunBuffers, LayerBuffers, Scratch)
 
 def _made(owner: type[Owner], like: Tensor) -> Owner:
     return owner(*(Buffer(like) for _ in fields(owner)))
-
-
-def apply(affine: Affine, x: Tensor, buffer: Buffer) -> Tensor:
-    """affine(x), x (..., i) -> (..., j), in a buffer."""
-    out = buffer(*x.shape[:-1], affine.weight.shape[1])
-    rows, out_rows = x.reshape(-1, x.shape[-1]), out.view(-1, out.shape[-1])
-    if affine.bias is None:
-        torch.mm(rows, affine.weight, out=out_rows)
-    else:
-        torch.addmm(affine.bias, rows, affine.weight, out=out_rows)
-    return out
-
-
-def apply_each(matrices: Tensor, x: Tensor, buffer: Buffer) -> Tensor:
-    """x (..., n, i) @ matrices (n, i, j), one for each of n, in a buffer: (..., n, j)."""
-    out = buffer(*x.shape[:-1], matrices.shape[-1])
-    rows, out_rows = x.reshape(-1, *x.shape[-2:]), out.view(-1, *out.shape[-2:])
-    for i, matrix in enumerate(matrices):
-        torch.mm(rows[:, i], matrix, out=out_rows[:, i])
-    return out

@@ -45,6 +45,7 @@ class ReadyProgram:
     program: Program
     attention: Sequence[LayerAttention]
     layers: Sequence[Layer]
+    operators: Operators
 
     @classmethod
     def of(cls, program: Program, operators: Operators) -> ReadyProgram:
@@ -52,6 +53,7 @@ class ReadyProgram:
             program,
             [LayerAttention(layer.attention, operators) for layer in program.layers],
             [layer_of(layer, operators) for layer in program.layers],
+            operators,
         )
 
 
@@ -152,7 +154,7 @@ class Executor:
         program, scratch = self._model.program, self._buffers.scratch
         for part in _parts(len(interventions), x.shape[1:3].numel() * chunk.unembedding.width, MOST_LOGITS):
             normed = normalised(x[part], program.eps, out=scratch.normed(*x[part].shape))
-            chunk.emit(interventions[part], chunk.unembedding(normed, scratch.logits))
+            chunk.emit(interventions[part], chunk.unembedding(normed, self._model.operators, scratch.logits))
 
     def _visit_all(self, chunk: Chunk, nodes: Sequence[Node], x: Tensor) -> None:
         """Visit nodes of several shapes; x (N, B, changed, d)."""

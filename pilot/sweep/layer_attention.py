@@ -19,10 +19,12 @@ from torch import Tensor
 
 from pilot.ops.checks import MAX_HEAD_DIM
 from pilot.ops.norms import normalised
-from pilot.sweep.buffers import Buffer, RunBuffers, Scratch, apply, apply_each
+from pilot.sweep.buffers import Buffer, RunBuffers, Scratch
 from pilot.sweep.operators import Operators
 from pilot.sweep.plan import Plan, Span
 from pilot.sweep.program import Affine, AttentionProgram
+
+FEW_QUERIES = 8  # positions up to which `branched_attention` is faster than attention that works on tiles of queries
 
 
 def absorbs(program: AttentionProgram, plan: Plan) -> bool:
@@ -67,18 +69,19 @@ class LayerAttention:
 
     def __init__(self, program: AttentionProgram, operators: Operators):
         self._program, self._operators = program, operators
+        self._heads_each = program.n_heads // program.n_kv_heads
         biases = (program.k.bias, program.v.bias)
         both = None if biases == (None, None) else torch.cat([_bias(program.k), _bias(program.v)])
         self._kv = Affine(torch.cat([program.k.weight, program.v.weight], dim=1), both)
         if _absorbable(program):
             # By head: what takes a query to the residual stream (H, D, d), and a mean of that to values (H, d, D).
             by_head = (program.n_kv_heads, program.head_dim)
-            heads_each = program.n_heads // program.n_kv_heads
             keys, values = (
-                each.weight.unflatten(1, by_head).repeat_interleave(heads_each, 1) for each in (program.k, program.v)
+                each.weight.unflatten(1, by_head).repeat_interleave(self._heads_each, 1)
+                for each in (program.k, program.v)
             )
             self._to_keys, self._to_values = keys.permute(1, 2, 0).contiguous(), values.transpose(0, 1).contiguous()
-            self._values_bias = _bias(program.v).unflatten(0, by_head).repeat_interleave(heads_each, 0)
+            self._values_bias = _bias(program.v).unflatten(0, by_head).repeat_interleave(self._heads_each, 0)
 
     def unpatched(self, x: Tensor, start: int, absorbed: bool, buffers: RunBuffers, scratch: Scratch) -> LayerRun:
         """The layer's run of x (B, E, d), with queries from position `start` on. It stands in `buffers`."""
@@ -99,12 +102,18 @@ class LayerAttention:
         (low, high), end = changed, run.x.shape[1]
         first = max(low, window[0])  # a query before it sees nothing new
         normed = normalised(x, self._program.eps, out=scratch.normed(*x.shape))
-        kv = self._keys_values(normed, low, run.absorbed, scratch.kv)
-        kv = _splice(scratch.spliced_kv, kv, changed, run.kv, (0, end))
         q = self._queries(normed[:, :, first - low :], first, run.absorbed, scratch.projected, scratch.q)
         own = (first, max(first, high))
         q = _splice(scratch.spliced_q, q, own, run.q[:, run.queried((first, end))], (first, end))
-        z = self._attend(q.flatten(0, 1), kv.flatten(0, 1), run.absorbed, scratch, scratch.z).unflatten(0, q.shape[:2])
+        if run.absorbed:  # the operator norms the stream itself
+            z = self._attend_few(q, x[..., None, None, :], low, first, run, self._program.eps, scratch)
+        else:
+            kv = self._keys_values(normed, low, False, scratch.kv)
+            if q.shape[2] <= FEW_QUERIES:
+                z = self._attend_few(q, kv, low, first, run, None, scratch)
+            else:
+                kv = _splice(scratch.spliced_kv, kv, changed, run.kv, (0, end))
+                z = self._attend(q.flatten(0, 1), kv.flatten(0, 1), False, scratch, scratch.z).view(q.shape)
         z = _splice(scratch.spliced_z, z, (first, end), run.z[:, run.queried(window)], window)
         return _splice(scratch.spliced_x, x, changed, run.x[:, slice(*window)], window), z
 
@@ -113,7 +122,7 @@ class LayerAttention:
         if absorbed:
             return normed[..., None, None, :]
         program = self._program
-        kv = apply(self._kv, normed, buffer)
+        kv = self._operators.apply(self._kv, normed, buffer)
         kv = kv.view(*kv.shape[:-1], 2, program.n_kv_heads, program.head_dim)
         if program.rotary is not None or program.k_norm is not None:
             kv[..., 0, :, :] = program.turned_keys(kv[..., 0, :, :], first)
@@ -123,19 +132,34 @@ class LayerAttention:
         """Of normed (..., T, d) at positions `first` and behind: (..., T, H, D), or absorbed (..., T, H, d)."""
         program = self._program
         if absorbed:
-            q = apply(program.q, normed, plain)
-            return apply_each(self._to_keys, q.view(*q.shape[:-1], program.n_heads, program.head_dim), taken)
-        q = apply(program.q, normed, taken)
+            q = self._operators.apply(program.q, normed, plain)
+            return self._operators.apply_each(
+                self._to_keys, q.view(*q.shape[:-1], program.n_heads, program.head_dim), taken
+            )
+        q = self._operators.apply(program.q, normed, taken)
         q = q.view(*q.shape[:-1], program.n_heads, program.head_dim)
         if program.rotary is not None or program.q_norm is not None:
             q.copy_(program.turned_queries(q, first))
         return q
 
+    def _attend_few(
+        self, q: Tensor, kv: Tensor, low: int, first: int, run: LayerRun, eps: float | None, scratch: Scratch
+    ) -> Tensor:
+        """z (N, B, Q, H, D) of q (N, B, Q, H, ...) from position `first` on; the nodes' own kv begins at `low`."""
+        out = (scratch.absorbed_z if run.absorbed else scratch.z)(*q.shape)
+        k, v, base_k, base_v = kv[..., 0, :, :], kv[..., -1, :, :], run.kv[:, :, 0], run.kv[:, :, -1]
+        self._operators.branched_attention(q, k, v, base_k, base_v, low, first, self._program.scale, eps, out=out)
+        return self._values_of(out, scratch.z) if run.absorbed else out
+
+    def _values_of(self, z: Tensor, buffer: Buffer) -> Tensor:
+        """Means of the residual stream (..., H, d), to those of values (..., H, D)."""
+        return self._operators.apply_each(self._to_values, z, buffer).add_(self._values_bias)
+
     def _attend(self, q: Tensor, kv: Tensor, absorbed: bool, scratch: Scratch, buffer: Buffer) -> Tensor:
         """z (rows, Tq, H, D) of q (rows, Tq, H, ...) and kv (rows, Tk, ...): the last Tq of Tk positions."""
         out = (scratch.absorbed_z if absorbed else buffer)(*q.shape)
         z = self._operators.causal_attention(q, kv[:, :, 0], kv[:, :, -1], scale=self._program.scale, out=out)
-        return apply_each(self._to_values, z, buffer).add_(self._values_bias) if absorbed else z
+        return self._values_of(z, buffer) if absorbed else z
 
 
 def _bias(affine: Affine) -> Tensor:

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from pilot.ops.branched_mlp import branch_totals
 from pilot.ops.norms import inverse_rms
-from pilot.sweep.buffers import Buffer, LayerBuffers, Scratch, apply
+from pilot.sweep.buffers import Buffer, LayerBuffers, Scratch
 from pilot.sweep.operators import Operators
-from pilot.sweep.program import AttentionProgram, LayerProgram
+from pilot.sweep.program import LayerProgram
 
 
 class Layer(Protocol):
@@ -51,15 +51,17 @@ class Layer(Protocol):
 def layer_of(program: LayerProgram, operators: Operators) -> Layer:
     """The layer of a program as the kind that it is."""
     if program.attention.norm is not None or program.mlp.norm is not None:
-        return NormedLayer(program)
-    return ParallelLayer(program) if program.parallel else FoldedLayer(program, operators)
+        return NormedLayer(program, operators)
+    return ParallelLayer(program, operators) if program.parallel else FoldedLayer(program, operators)
 
 
-class _HeadTerms:
-    """The terms of heads: what each head's difference is multiplied by is worked out when it is first patched."""
+class _Layer:
+    """What the kinds share. What each head's difference is multiplied by is worked out when it is first patched."""
 
-    def __init__(self, attention: AttentionProgram, columns: int):
-        self._out = attention.out.weight.unflatten(0, (attention.n_heads, attention.head_dim))  # (H, D, d)
+    def __init__(self, program: LayerProgram, columns: int, operators: Operators):
+        self.program, self._operators = program, operators
+        by_head = (program.attention.n_heads, program.attention.head_dim)
+        self._out = program.attention.out.weight.unflatten(0, by_head)  # (H, D, d)
         self.term_columns = columns
         self._writes: dict[int, Tensor] = {}
 
@@ -74,17 +76,35 @@ class _HeadTerms:
             if head not in self._writes:
                 self._writes[head] = self._writes_of(head)
             torch.sub(donor[..., head, :], z[..., head, :], out=difference)
-            torch.mm(difference.view(-1, z.shape[-1]), self._writes[head], out=term.view(-1, self.term_columns))
+            rows = difference.view(-1, z.shape[-1])
+            self._operators.product(rows, self._writes[head], out=term.view(-1, self.term_columns))
         return terms
 
+    def _attended(self, x: Tensor | None, z: Tensor, out: Tensor) -> Tensor:
+        """x + what attention writes of z (..., H, D), written to `out` (..., d), whose rows may be apart."""
+        weight, bias = self.program.attention.out.weight, self.program.attention.out.bias
+        if x is None:
+            out[:] = 0 if bias is None else bias
+        elif bias is None:
+            out.copy_(x)
+        else:
+            torch.add(x, bias, out=out)
+        self._operators.product(z.reshape(-1, weight.shape[0]), weight, add=True, out=out.view(-1, out.shape[-1]))
+        return out
 
-class FoldedLayer(_HeadTerms):
+    def _mlp(self, x: Tensor, scratch: Scratch) -> Tensor:
+        """What the MLP writes where it reads x (..., d): (..., d)."""
+        mlp, apply = self.program.mlp, self._operators.apply
+        normed = torch.mul(x, inverse_rms(x, mlp.eps), out=scratch.normed(*x.shape))
+        return apply(mlp.write, mlp.hidden(apply(mlp.read, normed, scratch.inputs)), scratch.written)
+
+
+class FoldedLayer(_Layer):
     """The state is the residual stream behind attention, and beside it what the MLP's first matrix makes of it."""
 
     def __init__(self, program: LayerProgram, operators: Operators):
-        self.program, self._operators = program, operators
         self.columns = sum(program.mlp.read.weight.shape)
-        super().__init__(program.attention, self.columns)
+        super().__init__(program, self.columns, operators)
 
     def _writes_of(self, head: int) -> Tensor:
         out = self._out[head]
@@ -93,9 +113,9 @@ class FoldedLayer(_HeadTerms):
     def state(self, x: Tensor, z: Tensor, buffers: LayerBuffers, scratch: Scratch) -> Tensor:
         d_model = x.shape[-1]
         state = buffers.state(*x.shape[:-1], self.columns)
-        _attended(self.program.attention, x, z, state[..., :d_model])
+        self._attended(x, z, state[..., :d_model])
         rows = state.view(-1, self.columns)
-        torch.mm(rows[:, :d_model], self.program.mlp.read.weight, out=rows[:, d_model:])
+        self._operators.product(rows[:, :d_model], self.program.mlp.read.weight, out=rows[:, d_model:])
         return state
 
     def after(self, state: Tensor, terms: Tensor, member: Tensor, buffer: Buffer, scratch: Scratch) -> Tensor:
@@ -107,34 +127,34 @@ class FoldedLayer(_HeadTerms):
         return out
 
 
-class ParallelLayer(_HeadTerms):
+class ParallelLayer(_Layer):
     """The state is the residual stream behind the layer."""
 
-    def __init__(self, program: LayerProgram):
-        self.program, self.columns = program, program.attention.out.weight.shape[1]
-        super().__init__(program.attention, self.columns)
+    def __init__(self, program: LayerProgram, operators: Operators):
+        self.columns = program.attention.out.weight.shape[1]
+        super().__init__(program, self.columns, operators)
 
     def state(self, x: Tensor, z: Tensor, buffers: LayerBuffers, scratch: Scratch) -> Tensor:
-        state = _attended(self.program.attention, x, z, buffers.state(*x.shape))
-        return state.add_(_mlp(self.program, x, scratch))
+        state = self._attended(x, z, buffers.state(*x.shape))
+        return state.add_(self._mlp(x, scratch))
 
     def after(self, state: Tensor, terms: Tensor, member: Tensor, buffer: Buffer, scratch: Scratch) -> Tensor:
         return branch_totals(state, terms, member, out=buffer(len(state), *member.shape[:3], self.columns))
 
 
-class NormedLayer(_HeadTerms):
+class NormedLayer(_Layer):
     """The state is the residual stream that enters the layer, and beside it what attention writes."""
 
-    def __init__(self, program: LayerProgram):
+    def __init__(self, program: LayerProgram, operators: Operators):
         d_model = program.attention.out.weight.shape[1]
-        self.program, self.columns = program, 2 * d_model
-        super().__init__(program.attention, d_model)
+        self.columns = 2 * d_model
+        super().__init__(program, d_model, operators)
 
     def state(self, x: Tensor, z: Tensor, buffers: LayerBuffers, scratch: Scratch) -> Tensor:
         d_model = x.shape[-1]
         state = buffers.state(*x.shape[:-1], self.columns)
         state[..., :d_model] = x
-        _attended(self.program.attention, None, z, state[..., d_model:])
+        self._attended(None, z, state[..., d_model:])
         return state
 
     def after(self, state: Tensor, terms: Tensor, member: Tensor, buffer: Buffer, scratch: Scratch) -> Tensor:
@@ -146,29 +166,8 @@ class NormedLayer(_HeadTerms):
         out += x[:, None]
         mlp_norm, added = (
             self.program.mlp.norm,
-            _mlp(self.program, x[:, None] if self.program.parallel else out, scratch),
+            self._mlp(x[:, None] if self.program.parallel else out, scratch),
         )
         if mlp_norm is not None:
             added = added.mul_(inverse_rms(added, mlp_norm.eps)).mul_(mlp_norm.weight)
         return out.add_(added)
-
-
-def _attended(attention: AttentionProgram, x: Tensor | None, z: Tensor, out: Tensor) -> Tensor:
-    """x + what attention writes of z (..., H, D), written to `out` (..., d), whose rows may be apart."""
-    bias, weight = attention.out.bias, attention.out.weight
-    rows = out.view(-1, out.shape[-1])
-    if x is None:
-        rows[:] = 0 if bias is None else bias
-    elif bias is None:
-        out.copy_(x)
-    else:
-        torch.add(x, bias, out=out)
-    rows.addmm_(z.reshape(-1, weight.shape[0]), weight)
-    return out
-
-
-def _mlp(program: LayerProgram, x: Tensor, scratch: Scratch) -> Tensor:
-    """What the MLP writes where it reads x (..., d): (..., d)."""
-    mlp = program.mlp
-    normed = torch.mul(x, inverse_rms(x, mlp.eps), out=scratch.normed(*x.shape))
-    return apply(mlp.write, mlp.hidden(apply(mlp.read, normed, scratch.inputs)), scratch.written)

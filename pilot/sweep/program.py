@@ -14,16 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pilot.models.attention import causal_attention
+from pilot.ops.branched_mlp import Activation
 from pilot.ops.norms import inverse_rms
-
-Activation = Literal["gelu", "gelu_tanh", "silu_gated", "gelu_tanh_gated"]
 
 
 @dataclass(frozen=True)

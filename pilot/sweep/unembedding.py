@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pilot.sweep.buffers import Buffer, apply
+from pilot.sweep.buffers import Buffer
+from pilot.sweep.operators import Operators
 from pilot.sweep.program import Affine
 
 
@@ -35,10 +36,10 @@ class Unembedding:
         """How many logits a position has."""
         return (self.whole.weight if self.weight is None else self.weight).shape[-1]
 
-    def __call__(self, x: Tensor, buffer: Buffer) -> Tensor:
+    def __call__(self, x: Tensor, operators: Operators, buffer: Buffer) -> Tensor:
         """x (n, B, R, d), normed -> (n, B, R, V or K), in a buffer."""
         if self.weight is None:
-            return apply(self.whole, x, buffer)
+            return operators.apply(self.whole, x, buffer)
         by_pair = x.transpose(0, 1).flatten(1, 2)  # (B, n R, d)
         logits = torch.bmm(by_pair, self.weight, out=buffer(*by_pair.shape[:2], self.width))
         if self.bias is not None:
