@@ -2,8 +2,11 @@
 // PILOT_WIDE and PILOT_NARROW, the bytes of its vectors.
 #pragma once
 
+#include "branched_attention/cpu/few_queries.h"
 #include "branched_hidden/cpu/branched_hidden_rows.h"
+#include "branched_mlp/cpu/branched_mlp_rows.h"
 #include "patched_attention/cpu/attention.h"
+#include "product/cpu/product_rows.h"
 
 namespace pilot::PILOT_ISA {
 namespace {
@@ -23,8 +26,17 @@ template <typename T>
 constexpr Kernels<T> kernels_of() {
   using Wide = Vector<T, PILOT_WIDE>;
   using Narrow = Vector<T, PILOT_NARROW>;
-  return {attend_heads<Wide, Narrow>, branched_hidden_rows<Wide>, elementwise<Wide, Wide::exp2>,
-          elementwise<Wide, Wide::gelu>};
+  Kernels<T> kernels{};
+  kernels.attend = attend_heads<Wide, Narrow>;
+  kernels.branched_hidden = branched_hidden_rows<Wide>;
+  kernels.branched_attention = branched_attention_heads<Wide>;
+  kernels.branched_attention_scratch = FewQueries<Wide>::scratch_bytes;
+  kernels.branched_mlp = branched_mlp_rows<Wide>;
+  kernels.branched_mlp_scratch = MlpBlock<Wide>::scratch_bytes;
+  kernels.product = product_rows<Wide>;
+  kernels.exp2 = elementwise<Wide, Wide::exp2>;
+  kernels.gelu = elementwise<Wide, Wide::gelu>;
+  return kernels;
 }
 
 }  // namespace

@@ -8,11 +8,15 @@
 //   avx512    x86 with AVX-512 F, VL, BW, DQ: GCC or clang only
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
+#include "branched_attention/branched_attention.h"
 #include "branched_hidden/branched_hidden.h"
+#include "branched_mlp/branched_mlp.h"
 #include "patched_attention/cpu/children.h"
 #include "patched_attention/patched_attention.h"
+#include "product/product.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define PILOT_X86 1
@@ -30,6 +34,14 @@ struct Kernels {
                  void* scratch);
   // Rows first to last, exclusive; row (n * B + b) * W + w is position w of pair b of node n, in all branches.
   void (*branched_hidden)(const BranchedHidden<T>&, int64_t first, int64_t last);
+  // Heads first to last, exclusive; head (n * B + b) * H_kv + g is key and value head g of pair b of node n.
+  void (*branched_attention)(const BranchedAttention<T>&, int64_t first, int64_t last, void* scratch);
+  size_t (*branched_attention_scratch)(const BranchedAttention<T>&);  // bytes
+  // Branches first to last, exclusive; branch ((n * B + b) * W + w) * C + c is branch c of row (n, b, w).
+  void (*branched_mlp)(const BranchedMlp<T>&, int64_t first, int64_t last, void* scratch);
+  size_t (*branched_mlp_scratch)(const BranchedMlp<T>&);  // bytes
+  // Rows first to last, exclusive.
+  void (*product)(const Product<T>&, int64_t first, int64_t last);
   // For tests: a function of each of n numbers.
   void (*exp2)(const T* x, T* y, int64_t n);
   void (*gelu)(const T* x, T* y, int64_t n);

@@ -12,6 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pilot.ops.branched_mlp import branch_totals
 from pilot.ops.checks import check_branched_hidden
 from pilot.ops.dispatch import which_impl
 from pilot.ops.norms import inverse_rms
@@ -73,39 +74,11 @@ def eager_branched_hidden(
     """`branched_hidden` in PyTorch: the operator's oracle, and its stand-in where it does not build, and on CUDA."""
     check_branched_hidden(state, terms, member, in_bias, out_bias, eps, hidden=hidden, after=after)
     d = out_bias.shape[0]
-    totals = _totals(state, terms, member)
+    totals = branch_totals(state, terms, member)
     x, inputs = totals[..., :d], totals[..., d:]
     torch.addcmul(in_bias, inputs, inverse_rms(x, eps), out=hidden)
     torch.ops.aten.gelu_(hidden)
     torch.add(x, out_bias, out=after)
-
-
-def _totals(state: Tensor, terms: Tensor, member: Tensor) -> Tensor:
-    """The state and the terms that each branch adds to it, (N, C, B, W, d + m).
-
-    A branch begins with what has been added up for a branch before it, where that lacks one term at most.
-    """
-    rows = member.flatten(1, 2)
-    some, everywhere = rows.any(1).tolist(), rows.all(1).tolist()  # (C, K)
-    totals = state.new_empty(state.shape[0], len(member), *state.shape[1:])
-    done: dict[tuple[int, ...], Tensor] = {(): state}
-    for c, total in enumerate(totals.unbind(1)):
-        whole = tuple(k for k, adds in enumerate(everywhere[c]) if adds)
-        known = next(added for added in (whole, whole[:-1], ()) if added in done)
-        missing = whole[len(known) :]
-        if missing:
-            torch.add(done[known], terms[missing[0]], out=total)
-        else:
-            total.copy_(done[known])
-        for k in missing[1:]:
-            total += terms[k]
-        if some[c] == everywhere[c]:
-            done[whole] = total
-            continue
-        for k, adds in enumerate(some[c]):
-            if adds and k not in whole:
-                total += terms[k].where(member[c, ..., k, None].to(terms.device), 0)
-    return totals
 
 
 # The operator in torch.ops.pilot, which csrc/branched_hidden implements for the CPU.

@@ -28,12 +28,14 @@ class SweepInputs:
     donor           (P, T) int64 tokens, or for each layer z (P or 1, T, H, D)
     interventions   hashable: plans are kept by them
     read            (P, R) int64 positions
+    tokens          (P, K) int64, those whose logits are wanted; None: all
     """
 
     recipient: Tensor
     donor: Tensor | tuple[Tensor, ...]
     interventions: Interventions
     read: Tensor
+    tokens: Tensor | None = None
 
     def first_difference(self) -> Tensor:
         """The first position where a pair's runs may differ, (P,) int64; T where their tokens are the same."""
@@ -54,6 +56,7 @@ def checked_inputs(
     donor: Tensor | Sequence[Tensor],
     interventions: Sequence[Intervention],
     read: Tensor,
+    tokens: Tensor | None = None,
 ) -> SweepInputs:
     """The arguments of pilot.sweep.sweep as inputs. Raises PilotError for whatever does not fit model or pairs."""
     sizes = ModelSizes.of(model)
@@ -82,9 +85,14 @@ def checked_inputs(
     else:
         donor = tuple(donor)
         _check_outputs(donor, model, sizes, *recipient.shape)
+    if tokens is not None:
+        if tokens.dim() != 2 or tokens.dtype != torch.int64 or len(tokens) != len(recipient) or not tokens.numel():
+            raise PilotError(f"tokens must be ({len(recipient)}, at least 1) int64, not {_described(tokens)}")
+        tokens = tokens.cpu()
+        _check_range("tokens", tokens, sizes.vocab_size, "tokens outside the vocabulary")
     if not isinstance(interventions, HeadSubsets):
         interventions = tuple(map(tuple, interventions))
-    return SweepInputs(recipient, donor, interventions, read)
+    return SweepInputs(recipient, donor, interventions, read, tokens)
 
 
 def _check_range(name: str, numbers: Tensor, stop: int, outside: str) -> None:

@@ -1,24 +1,77 @@
-"""Chooses what the engine computes with: once for a sweep engine, not at every call of an operator."""
+"""What the engine computes with: chosen once for a sweep engine, not at every call of an operator."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from pilot.ops.branched_hidden import branched_hidden
-from pilot.ops.patched_attention import patched_attention
+from pilot.models.attention import causal_attention
+from pilot.ops import (
+    branched_attention,
+    branched_mlp,
+    eager_branched_attention,
+    eager_branched_mlp,
+    eager_product,
+    patched_attention,
+    product,
+)
+from pilot.sweep.buffers import Buffer
+from pilot.sweep.program import Affine
+
+EAGER_ROWS = 512  # that PyTorch computes at a time: what each of its steps leaves is read by the next, from cache
 
 
-class Operators(NamedTuple):
-    """pilot.ops.patched_attention and pilot.ops.branched_hidden, each in one implementation."""
+@dataclass(frozen=True)
+class Operators:
+    """Operators of pilot.ops, and attention without fan-out or replacement, all in one implementation."""
 
-    patched_attention: Callable[..., Tensor]
-    branched_hidden: Callable[..., Any]
+    product: Callable[..., None]
+    branched_mlp: Callable[..., None]
+    branched_attention: Callable[..., None]
+    causal_attention: Callable[..., Tensor]
 
     @classmethod
     def of(cls, impl: str) -> Operators:
         """Those of "fused" or "eager"."""
-        return cls(partial(patched_attention, impl=impl), partial(branched_hidden, impl=impl))
+        if impl == "fused":
+            return cls(product, branched_mlp, branched_attention, _fused_attention)
+        return cls(eager_product, _eager_branched_mlp, eager_branched_attention, _eager_attention)
+
+    def apply(self, affine: Affine, x: Tensor, buffer: Buffer) -> Tensor:
+        """affine(x), x (..., i) -> (..., j), in a buffer."""
+        out = buffer(*x.shape[:-1], affine.weight.shape[1])
+        self.product(x.reshape(-1, x.shape[-1]), affine.weight, affine.bias, out=out.view(-1, out.shape[-1]))
+        return out
+
+    def apply_each(self, matrices: Tensor, x: Tensor, buffer: Buffer) -> Tensor:
+        """x (..., n, i) @ matrices (n, i, j), one for each of n, in a buffer: (..., n, j)."""
+        out = buffer(*x.shape[:-1], matrices.shape[-1])
+        rows, out_rows = x.reshape(-1, *x.shape[-2:]), out.view(-1, *out.shape[-2:])
+        for i, matrix in enumerate(matrices):
+            self.product(rows[:, i], matrix, out=out_rows[:, i])
+        return out
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, out: Tensor) -> Tensor:
+    row = torch.arange(len(q), device=q.device)
+    nothing = torch.zeros(q.shape[:3], dtype=torch.bool, device=q.device)
+    return patched_attention(q, k, v, q, row, row, nothing, scale=scale, impl="fused", out=out)
+
+
+def _eager_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, out: Tensor) -> Tensor:
+    return out.copy_(causal_attention(q, k, v, scale=scale))
+
+
+def _eager_branched_mlp(state: Tensor, terms: Tensor, member: Tensor, *weights: Any, out: Tensor) -> None:
+    """`eager_branched_mlp`, some nodes and branches at a time."""
+    rows_each = state.shape[1] * state.shape[2]
+    branches = max(1, EAGER_ROWS // rows_each)
+    nodes = max(1, EAGER_ROWS // (rows_each * len(member)))
+    for n in range(0, len(state), nodes):
+        for c in range(0, len(member), branches):
+            part = (slice(n, n + nodes), slice(c, c + branches))
+            eager_branched_mlp(state[part[0]], terms[:, part[0]], member[part[1]], *weights, out=out[part])

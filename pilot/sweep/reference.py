@@ -25,7 +25,11 @@ def sweep_by_forwards(model: nn.Module, inputs: SweepInputs, rows: int, measurem
         for i, intervention in enumerate(inputs.interventions):
             with replaced(model, intervention, source):
                 logits = forward_logits(model, tokens)
-            put([i], logits.gather(1, read.unsqueeze(-1).expand(-1, -1, logits.shape[-1])).unsqueeze(0))
+            logits = logits.gather(1, read.unsqueeze(-1).expand(-1, -1, logits.shape[-1]))
+            if inputs.tokens is not None:
+                wanted = inputs.tokens[pairs].to(device)
+                logits = logits.gather(2, wanted.unsqueeze(1).expand(-1, read.shape[1], -1))
+            put([i], logits.unsqueeze(0))
 
 
 def forward_logits(model: nn.Module, input_ids: Tensor) -> Tensor:

@@ -17,25 +17,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pilot.sweep.buffers import Buffers
-from pilot.sweep.executor import PARTS_OF_A_BATCH, Chunk, Executor
-from pilot.sweep.folded import FoldedModel
+from pilot.sweep.buffers import Buffers, RunBuffers
+from pilot.sweep.executor import PARTS_OF_A_BATCH, Chunk, Executor, ReadyProgram
 from pilot.sweep.inputs import SweepInputs
 from pilot.sweep.layer_attention import LayerRun
 from pilot.sweep.layout import Layouts
 from pilot.sweep.operators import Operators
 from pilot.sweep.plan import Plan, Planner
+from pilot.sweep.program import Program
 from pilot.sweep.results import Measurements
+from pilot.sweep.unembedding import Unembedding
 
 USUAL_CACHE = 2**20  # bytes of second-level cache, where the system does not say
 
 
 class Scheduler:
-    """Sweeps over one model; keeps plans and buffers from one sweep to the next."""
+    """Sweeps over one program; keeps plans and buffers from one sweep to the next."""
 
-    def __init__(self, folded: FoldedModel, operators: Operators):
-        self._folded, self._operators = folded, operators
-        self._planner = lru_cache(maxsize=4)(partial(Planner, n_layers=len(folded.blocks)))
+    def __init__(self, program: Program, operators: Operators):
+        self._model, self._like = ReadyProgram.of(program, operators), program.unembed.weight
+        self._planner = lru_cache(maxsize=4)(partial(Planner, n_layers=len(program.layers)))
         self._idle_buffers: list[Buffers] = []
 
     def run(self, inputs: SweepInputs, rows: int, measurements: Measurements) -> None:
@@ -44,7 +45,7 @@ class Scheduler:
         first = inputs.first_difference()
         # Pairs that begin to differ at one position, and are read at the same ones, stand together.
         order = torch.from_numpy(np.lexsort([*inputs.read.T.flip(0).numpy(), first.numpy()]))
-        on_cpu = self._folded.tokens.device.type == "cpu"
+        on_cpu = self._like.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else 1
         widest = planner.plan(int(first.min()), _positions(inputs.read))
         batch = max(1, PARTS_OF_A_BATCH * rows // (widest.end * widest.fan_out))
@@ -59,21 +60,23 @@ class Scheduler:
 
     @torch.no_grad()  # which every thread has to say for itself
     def _run_chunk(self, inputs: SweepInputs, pairs: Tensor, plan: Plan, rows: int, measurements: Measurements) -> None:
-        device, read = self._folded.tokens.device, inputs.read[pairs]
+        device, read = self._like.device, inputs.read[pairs]
         put = partial(measurements.put, pairs=pairs.to(device))
         with self._buffers() as buffers:
-            executor = Executor(self._folded, self._operators, buffers, rows)
+            executor = Executor(self._model, buffers, rows)
 
-            def unpatched(name: str, tokens: Tensor) -> list[LayerRun]:
-                return executor.unpatched(name, tokens[:, : plan.end].to(device), plan)
+            def unpatched(tokens: Tensor, runs: Sequence[RunBuffers]) -> list[LayerRun]:
+                return executor.unpatched(tokens[:, : plan.end].to(device), plan, runs)
 
-            outputs = inputs.donor_outputs(pairs, lambda tokens: [run.z for run in unpatched("donor", tokens)])
-            recipient = unpatched("recipient", inputs.recipient[pairs])
+            outputs = inputs.donor_outputs(pairs, lambda tokens: [run.z for run in unpatched(tokens, buffers.donor)])
+            recipient = unpatched(inputs.recipient[pairs], buffers.recipient)
             # Given outputs are of all positions, those of a run of the positions that are used.
             donor = [
                 z[:, : plan.end][:, -run.z.shape[1] :].to(device) for z, run in zip(outputs, recipient, strict=True)
             ]
-            executor.run(Chunk(plan, Layouts(plan, read, device), recipient, donor, put))
+            tokens = None if inputs.tokens is None else inputs.tokens[pairs].to(device)
+            unembedding = Unembedding.of(self._model.program.unembed, tokens)
+            executor.run(Chunk(plan, Layouts(plan, read, device), recipient, donor, unembedding, put))
         measurements.repeat(plan.duplicates, pairs.to(device))
 
     @contextmanager
@@ -82,7 +85,7 @@ class Scheduler:
         try:
             buffers = self._idle_buffers.pop()  # atomic: threads need no lock
         except IndexError:
-            buffers = Buffers(self._folded.tokens)
+            buffers = Buffers(self._like, len(self._model.layers))
         yield buffers
         self._idle_buffers.append(buffers)
 

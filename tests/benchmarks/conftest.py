@@ -82,12 +82,14 @@ def _print_branched(terminalreporter, groups: dict):
     if not groups:
         return
     write = terminalreporter.write_line
-    terminalreporter.section("branched_hidden: microseconds for a row of a branch, and for its matrix product")
-    write(f"{'N x C x B x W, K':>24}  {'fused':>8} {'eager':>8}  {'product':>8}  eager/fused")
+    terminalreporter.section(
+        "branched_hidden, branched_mlp: microseconds for a row of a branch, and for its matrix product"
+    )
+    write(f"{'N x C x B x W, K, d x m':>32}  {'fused':>8} {'eager':>8}  {'product':>8}  eager/fused")
     for name, group in groups.items():
         fused, eager = (group[impl].stats.min / group[impl].extra_info["rows"] * 1e6 for impl in ("fused", "eager"))
         product = _any(group)["product_seconds"] / _any(group)["rows"] * 1e6
-        write(f"{name:>24}  {fused:8.3f} {eager:8.3f}  {product:8.3f}  {eager / fused:10.1f}x")
+        write(f"{name:>32}  {fused:8.3f} {eager:8.3f}  {product:8.3f}  {eager / fused:10.1f}x")
 
 
 def _print_operator(terminalreporter, groups: dict):

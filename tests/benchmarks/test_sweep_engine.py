@@ -19,6 +19,7 @@ from support.project import no_compiler
 from pilot.interventions import head_subsets, single_heads, single_positions
 from pilot.models.transformer import ModelConfig, PilotTransformer
 from pilot.sweep import SweepEngine, sweep
+from pilot.sweep.lowering import lower
 from pilot.sweep.plan import Planner
 
 if reason := no_compiler():
@@ -117,7 +118,8 @@ def test_sweep(benchmark, model, family, reads, impl, request):
 
     seconds = benchmark.stats.stats.min
     plan = Planner(interventions, CONFIG.n_layers).plan(1, tuple(range(SEQ - n_reads, SEQ)))
-    flops = pairs * (count_work(plan, CONFIG, n_reads).flops + 2 * unpatched_flops(plan, CONFIG))
+    program = lower(model)
+    flops = pairs * (count_work(plan, program, n_reads).flops + 2 * unpatched_flops(plan, program))
     rate = request.getfixturevalue("forward_rate")
     gemm_rate = request.getfixturevalue("own_gemm_rate")
     benchmark.extra_info.update(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pilot.models.transformer import ModelConfig
 from pilot.sweep.layer_attention import absorbs
+from pilot.sweep.layers import FoldedLayer, NormedLayer, ParallelLayer, layer_of
+from pilot.sweep.operators import Operators
 from pilot.sweep.plan import LastNode, Plan
+from pilot.sweep.program import AttentionProgram, Program
 
 
 @dataclass(frozen=True)
@@ -25,47 +27,63 @@ class Work:
     flops: int
 
 
-def count_work(plan: Plan, config: ModelConfig, n_reads: int) -> Work:
-    """Count what pilot.sweep.executor does for a pair of which `n_reads` positions are read."""
-    last, d, m = config.n_layers - 1, config.d_model, config.d_mlp
-    attention, branches, positions = ([0] * config.n_layers for _ in range(3))
+def count_work(plan: Plan, program: Program, n_reads: int, n_tokens: int | None = None) -> Work:
+    """Count what pilot.sweep.executor does for a pair of which `n_reads` positions are read.
+
+    n_tokens   how many logits are wanted there; None: those of the whole vocabulary
+    """
+    n_layers, (d, vocab) = len(program.layers), program.unembed.weight.shape
+    last = n_layers - 1
+    attention, branches, positions = ([0] * n_layers for _ in range(3))
     products = 0
     for node in plan.nodes():
         window = plan.window(node)
         if window is None:
             continue
+        layer = program.layers[node.layer]
         rows = n_reads if node.layer == last else window[1] - window[0]
         if node.changed is not None:
             low, high = node.changed
             first = max(low, window[0])
             attention[node.layer] += 1
-            absorbed = node.layer == last and absorbs(plan, d, config.n_heads)
-            products += _attention(config, absorbed, high - low, max(0, high - first), range(first, plan.end))
+            absorbed = node.layer == last and absorbs(layer.attention, plan)
+            products += _attention(layer.attention, absorbed, high - low, max(0, high - first), range(first, plan.end))
         if isinstance(node, LastNode):
             patches, spans = node.patches, [rows] * len(node.patches)
         else:
             patches = [branch.patches for branch in node.branches]
             spans = [branch.changed[1] - branch.changed[0] for branch in node.branches]
         heads = {head for of_branch in patches for head, _, _ in of_branch}
-        products += rows * (d * d + d * m + len(heads) * config.head_dim * (d + m))
-        products += sum(spans) * (m * d + (d * config.vocab_size if node.layer == last else 0))
+        kind = layer_of(layer, Operators.of("eager"))
+        out, read, write = (affine.weight.numel() for affine in (layer.attention.out, layer.mlp.read, layer.mlp.write))
+        by_node, by_branch = {
+            FoldedLayer: (out + read, write),
+            ParallelLayer: (out + read + write, 0),
+            NormedLayer: (out, read + write),
+        }[type(kind)]
+        products += rows * (by_node + len(heads) * layer.attention.head_dim * kind.term_columns)
+        products += sum(spans) * (by_branch + (d * (n_tokens or vocab) if node.layer == last else 0))
         branches[node.layer] += len(spans)
         positions[node.layer] += sum(spans)
     return Work(tuple(attention), tuple(branches), tuple(positions), 2 * products)
 
 
-def unpatched_flops(plan: Plan, config: ModelConfig) -> int:
+def unpatched_flops(plan: Plan, program: Program) -> int:
     """Of the run of one recipient or donor, up to the last layer's attention."""
-    d, end, start = config.d_model, plan.end, plan.reads[0]
-    usual = _attention(config, False, end, end, range(end))
-    last = _attention(config, absorbs(plan, d, config.n_heads), end, end - start, range(start, end))
-    rest = end * (d * d + 2 * d * config.d_mlp)
-    return 2 * ((config.n_layers - 1) * (usual + rest) + last)
+    end, start = plan.end, plan.reads[0]
+    *inner, last = program.layers
+    products = _attention(last.attention, absorbs(last.attention, plan), end, end - start, range(start, end))
+    for layer in inner:
+        products += _attention(layer.attention, False, end, end, range(end))
+        matrices = (layer.attention.out, layer.mlp.read, layer.mlp.write)
+        products += end * sum(affine.weight.numel() for affine in matrices)
+    return 2 * products
 
 
-def _attention(config: ModelConfig, absorbed: bool, changed: int, new: int, queries: range) -> int:
+def _attention(program: AttentionProgram, absorbed: bool, changed: int, new: int, queries: range) -> int:
     """Multiplications of a layer's attention to `queries`, `new` ones among them, when `changed` positions changed."""
-    d, seen = config.d_model, sum(query + 1 for query in queries)
+    seen = sum(query + 1 for query in queries)
+    d, width = program.q.weight.shape
     if absorbed:  # queries, taken to the residual stream; scores and means of that for each head; these to values
-        return new * 2 * d * d + 2 * config.n_heads * d * seen + len(queries) * d * d
-    return changed * 2 * d * d + new * d * d + 2 * d * seen
+        return new * 2 * d * width + 2 * program.n_heads * d * seen + len(queries) * d * width
+    return changed * (program.k.weight.numel() + program.v.weight.numel()) + new * d * width + 2 * width * seen

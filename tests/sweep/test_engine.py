@@ -25,10 +25,10 @@ def pairs() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.fixture
-def folded(monkeypatch) -> list[torch.nn.Module]:
-    """The models that were folded."""
-    models, fold = [], engine.fold
-    monkeypatch.setattr(engine, "fold", lambda model: models.append(model) or fold(model))
+def lowered(monkeypatch) -> list[torch.nn.Module]:
+    """The models that were lowered."""
+    models, lower = [], engine.lower
+    monkeypatch.setattr(engine, "lower", lambda model: models.append(model) or lower(model))
     return models
 
 
@@ -48,13 +48,13 @@ def test_predictions_are_the_most_likely_tokens(small_model, pairs):
     assert torch.equal(made.predict(*pairs, single_heads(small_model), LAST), logits.argmax(-1))
 
 
-def test_a_model_is_folded_once(small_model, pairs, folded):
+def test_a_model_is_folded_once(small_model, pairs, lowered):
     kept = SweepEngine(small_model, "eager")
     for _ in range(3):
         kept.run(*pairs, single_heads(small_model), read=LAST)
-    assert folded == [small_model]
+    assert lowered == [small_model]
     SweepEngine(small_model, "reference")
-    assert folded == [small_model]
+    assert lowered == [small_model]
 
 
 def write_in_place(model: PilotTransformer) -> None:
@@ -71,7 +71,7 @@ def change_precision(model: PilotTransformer) -> None:
 
 
 @pytest.mark.parametrize("change", [write_in_place, load_other_weights, change_precision])
-def test_changed_weights_are_folded_again(small_model, pairs, folded, change):
+def test_changed_weights_are_folded_again(small_model, pairs, lowered, change):
     kept = SweepEngine(small_model, "eager")
     before = kept.run(*pairs, single_heads(small_model), read=LAST)
     change(small_model)
@@ -79,7 +79,7 @@ def test_changed_weights_are_folded_again(small_model, pairs, folded, change):
     want = sweep(small_model, *pairs, single_heads(small_model), read=LAST, impl="reference")
     torch.testing.assert_close(after, want)
     assert not torch.equal(after, before)
-    assert len(folded) == 2
+    assert len(lowered) == 2
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -139,7 +139,7 @@ def test_the_implementation_is_decided_once(small_model, monkeypatch):
 
 def test_a_model_that_the_engine_does_not_know_runs_whole(pairs):
     model = llama_like()
-    with pytest.warns(UserWarning, match="run the whole model for every intervention: .* does not know a LlamaLike"):
+    with pytest.warns(UserWarning, match="run the whole model for every intervention: .* cannot lower a LlamaLike"):
         made = SweepEngine(model)
     assert made.impl == "reference"
     interventions = [(), (HeadPatch(0, 3),), (HeadPatch(1, 2, 1, 4), HeadPatch(2, 0))]
@@ -147,7 +147,7 @@ def test_a_model_that_the_engine_does_not_know_runs_whole(pairs):
     for i, intervention in enumerate(interventions):
         with replaced(model, intervention, head_outputs(model, pairs[1])):
             torch.testing.assert_close(got[i], model(pairs[0]).logits[:, 5:])
-    with pytest.raises(PilotError, match="does not know a LlamaLike: use impl='reference'"):
+    with pytest.raises(PilotError, match="cannot lower a LlamaLike: use impl='reference'"):
         SweepEngine(model, "eager")
 
 

@@ -3,10 +3,12 @@
 from support.flops import count_work, unpatched_flops
 
 from pilot.interventions import HeadPatch, head_subsets, single_heads, single_positions
-from pilot.models.transformer import ModelConfig
+from pilot.models.transformer import ModelConfig, PilotTransformer
+from pilot.sweep.lowering import lower
 from pilot.sweep.plan import Planner
 
 CONFIG = ModelConfig(n_layers=3, n_heads=2, d_model=8, d_mlp=5, context=6, vocab_size=7)
+PROGRAM = lower(PilotTransformer(CONFIG))
 
 
 def plan(interventions, first=0, reads=(5,)):
@@ -14,7 +16,7 @@ def plan(interventions, first=0, reads=(5,)):
 
 
 def work(interventions, first=0, reads=(5,)):
-    return count_work(plan(interventions, first, reads), CONFIG, len(reads))
+    return count_work(plan(interventions, first, reads), PROGRAM, len(reads))
 
 
 def test_the_unpatched_run_is_read_off_at_one_position():
@@ -65,7 +67,7 @@ def test_interventions_that_come_to_the_same_are_computed_once():
     patches = [(HeadPatch(1, 0),), (HeadPatch(1, 0, 0, 6),), (HeadPatch(1, 0, 0, 4), HeadPatch(1, 0, 2, 6)), ()]
     planned = plan(patches)
     assert planned.duplicates == [(1, 0), (2, 0)]
-    assert count_work(planned, CONFIG, 1) == work([(HeadPatch(1, 0),), ()])
+    assert count_work(planned, PROGRAM, 1) == work([(HeadPatch(1, 0),), ()])
     gap = (HeadPatch(1, 0, 0, 2), HeadPatch(1, 0, 3, 6))
     assert plan([gap, (HeadPatch(1, 0),)]).duplicates == []
 
@@ -89,6 +91,6 @@ def test_floating_point_operations_are_counted_product_by_product():
 def test_an_unpatched_run_ends_with_the_last_layers_attention():
     usual = 3 * 3 * 64 + 2 * 8 * (1 + 2 + 3)
     rest = 3 * (64 + 2 * 40)
-    assert unpatched_flops(plan([()], reads=(0, 2)), CONFIG) == 2 * (3 * usual + 2 * rest)
+    assert unpatched_flops(plan([()], reads=(0, 2)), PROGRAM) == 2 * (3 * usual + 2 * rest)
     absorbed = 3 * 64 + 2 * (2 * 8) * 3  # one query: it, and to the residual stream; scores and means; to values
-    assert unpatched_flops(plan([()], reads=(2,)), CONFIG) == 2 * (2 * usual + absorbed + 2 * rest)
+    assert unpatched_flops(plan([()], reads=(2,)), PROGRAM) == 2 * (2 * usual + absorbed + 2 * rest)

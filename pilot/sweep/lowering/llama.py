@@ -1,0 +1,66 @@
+"""Llama, Mistral, Qwen 2 and Qwen 3 (transformers): RMSNorm, rotary embedding, grouped-query heads, gated SiLU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from pilot.sweep.lowering.folding import after_norm, joined, linear, refuse, rms_norm, rotary, rounded
+from pilot.sweep.program import AttentionProgram, LayerProgram, MlpProgram, Program, Rotary
+
+
+def lower(model: Any) -> Program:
+    """See `pilot.sweep.lowering.lower`."""
+    config, body, head = model.config, model.model, model.lm_head
+    refuse(config.hidden_act != "silu", f"activation {config.hidden_act!r}")
+    like, norm, turn = head.weight, body.norm, rotary(body.rotary_emb)
+    return Program(
+        embed=lambda ids: body.embed_tokens.weight[ids],
+        layers=tuple(_layer(layer, turn, like) for layer in body.layers),
+        unembed=rounded(after_norm(norm.weight, None, linear(head)), like),
+        eps=norm.variance_epsilon,
+    )
+
+
+def _layer(layer: Any, turn: Rotary, like: Tensor) -> LayerProgram:
+    attn, mlp, before, middle = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
+    q, k, v = (
+        rounded(after_norm(before.weight, None, linear(map_)), like) for map_ in (attn.q_proj, attn.k_proj, attn.v_proj)
+    )
+    norms = {
+        name: rms_norm(getattr(attn, name).weight, getattr(attn, name).variance_epsilon, like)
+        for name in ("q_norm", "k_norm")
+        if hasattr(attn, name)
+    }
+    attention = AttentionProgram(
+        q=q,
+        k=k,
+        v=v,
+        out=rounded(linear(attn.o_proj), like),
+        n_heads=attn.config.num_attention_heads,
+        n_kv_heads=attn.config.num_key_value_heads,
+        head_dim=attn.head_dim,
+        scale=attn.scaling,
+        eps=before.variance_epsilon,
+        rotary=turn,
+        window=_window(attn),
+        **norms,
+    )
+    gate_and_up = joined(linear(mlp.gate_proj), linear(mlp.up_proj))
+    return LayerProgram(
+        attention,
+        MlpProgram(
+            read=rounded(after_norm(middle.weight, None, gate_and_up), like),
+            write=rounded(linear(mlp.down_proj), like),
+            activation="silu_gated",
+            eps=middle.variance_epsilon,
+        ),
+    )
+
+
+def _window(attn: Any) -> int | None:
+    """Qwen's attention knows its own; Mistral's takes that of the config."""
+    if hasattr(attn, "sliding_window"):
+        return attn.sliding_window  # type: ignore[no-any-return]
+    return getattr(attn.config, "sliding_window", None) if attn.config.model_type == "mistral" else None
