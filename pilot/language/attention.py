@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, Intervention, check_intervention
 from pilot.models.hooks import head_outputs, output_projections
-from pilot.ops import patched_attention
+from pilot.ops.patched_attention import patched_attention, which_impl
 
 NAME = "pilot"
 
@@ -46,7 +46,7 @@ class LayerPatch:
         if len(self.z) not in (1, len(like)) or self.z.shape[1:] != like.shape[1:]:
             layer, wanted = self.patches[0].layer, ", ".join(map(str, like.shape[1:]))
             raise PilotError(
-                f"layer {layer} of the donor has shape {tuple(self.z.shape)}; this run needs ({len(like)} or 1, {wanted})"
+                f"layer {layer} of the donor is {tuple(self.z.shape)}; this run needs ({len(like)} or 1, {wanted})"
             )
         return self.z.to(like)
 
@@ -83,7 +83,8 @@ def head_patches(
 
     donor   (B or 1, T) int64 token ids, run once when the block begins; or z for each layer, (B or 1, T, H, D), as
             `pilot.models.head_outputs` gives it
-    impl    of `pilot.ops.patched_attention`
+    impl    "fused": attention and replacement in one operator, `pilot.ops.patched_attention`; "eager": PyTorch's
+            attention, then replacement, the same bits as hooks on W_O; "auto": fused where it runs
 
     The model's own attention implementation is put back afterwards. Blocks nest; the inner one wins. Raises PilotError
     for a patch outside the model, a model whose attention transformers cannot exchange, a donor that does not fit, and
@@ -153,18 +154,18 @@ def attention(
     weights. Raises PilotError for attention that is not causal and, under a patch, for what it does not know.
     """
     patches = _PATCHES.get(module, [])
-    plain = softcap is None and s_aux is None
-    if not patches and plain:
-        return sdpa_attention_forward(
+    plain = softcap is None and s_aux is None  # what scaled_dot_product_attention knows
+    if patches and not getattr(module, "is_causal", True):
+        raise PilotError(f"{type(module).__name__} sees later positions: only causal attention can be patched")
+    if dropout and (patches or not plain):
+        raise PilotError("the model is in training mode, and its attention drops out at random: call model.eval()")
+    if plain and attention_mask is None and patches and _takes_fused(query, key, value, patches[0]):
+        z, rest = _patched(query, key, value, scaling, patches[0]), patches[1:]
+    elif plain:
+        z, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
-    if not getattr(module, "is_causal", True):
-        raise PilotError(f"{type(module).__name__} sees later positions: only causal attention can be patched")
-    if dropout:
-        raise PilotError("the model is in training mode, and its attention drops out at random: call model.eval()")
-    first, rest = patches[:1], patches[1:]
-    if first and plain and attention_mask is None and query.shape[-1] == value.shape[-1]:
-        z = _patched(query, key, value, scaling, first[0])
+        rest = patches
     else:
         z, rest = _attend(query, key, value, attention_mask, scaling, softcap, s_aux), patches
     for patch in rest:
@@ -174,12 +175,16 @@ def attention(
     return z, None
 
 
+def _takes_fused(query: Tensor, key: Tensor, value: Tensor, patch: LayerPatch) -> bool:
+    return query.shape[-1] == value.shape[-1] and which_impl(patch.impl, query, key, value, patch.z) == "fused"
+
+
 def _patched(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, patch: LayerPatch) -> Tensor:
     """Causal attention by the operator, (B, Tq, H, D), heads under the patch replaced as it goes."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     source, row = patch.source(q), torch.arange(len(q), device=q.device)
     source_row = row if len(source) == len(q) else torch.zeros_like(row)
-    return patched_attention(q, k, v, source, row, source_row, patch.replace(len(q)), scale=scaling, impl=patch.impl)
+    return patched_attention(q, k, v, source, row, source_row, patch.replace(len(q)), scale=scaling, impl="fused")
 
 
 def _attend(
