@@ -24,7 +24,8 @@ from transformers.masking_utils import sdpa_mask
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, Intervention, check_intervention
 from pilot.models.hooks import head_outputs, output_projections
-from pilot.ops.patched_attention import patched_attention, which_impl
+from pilot.ops.dispatch import which_impl
+from pilot.ops.patched_attention import patched_attention
 
 NAME = "pilot"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -51,8 +51,9 @@ def load_language_model(path: Path | str, device: str | torch.device = "cpu") ->
                     else ""
                 )
             )
-    model = _read(path, lambda: AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32))
-    return model.to(device).eval()
+    model: PreTrainedModel = _read(path, lambda: AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32))
+    torch.nn.Module.to(model, device)  # transformers' own is not typed
+    return model.eval()
 
 
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
@@ -65,7 +66,7 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     return _read(path, lambda: AutoTokenizer.from_pretrained(**_where(path)), what="tokenizer")
 
 
-def _where(path: Path) -> dict[str, object]:
+def _where(path: Path) -> dict[str, Any]:
     """How transformers finds the model, and no other. Raises PilotError for what is no model at all."""
     local = {"local_files_only": True, "trust_remote_code": False}
     if path.is_dir():

@@ -83,8 +83,8 @@ def tokenised(
 
     context   the positions of the model
 
-    A wrong donor is drawn among pairs of the same edit and prompt length. Tokens that a tokenizer puts in front of every
-    text, such as a beginning-of-sequence marker, are kept.
+    A wrong donor is drawn among pairs of the same edit and prompt length. Tokens that a tokenizer puts in front of
+    every text, such as a beginning-of-sequence marker, are kept.
     """
     kept: list[TextPair] = []
     tokens: list[TokenPair] = []

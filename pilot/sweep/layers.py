@@ -67,7 +67,8 @@ class _Layer:
 
     def _writes_of(self, head: int) -> Tensor:
         """What a head's z adds to a state: (D, columns)."""
-        return self._out[head]
+        out: Tensor = self._out[head]
+        return out
 
     def terms(self, heads: Sequence[int], donor: Tensor, z: Tensor, buffers: LayerBuffers, scratch: Scratch) -> Tensor:
         difference = scratch.difference(*z.shape[:3], z.shape[-1])

@@ -108,7 +108,8 @@ class AttentionProgram:
 
     def values(self, normed: Tensor) -> Tensor:
         """Of normed (..., T, d): (..., T, H_kv, D)."""
-        return self.v(normed).unflatten(-1, (self.n_kv_heads, self.head_dim))
+        values: Tensor = self.v(normed).unflatten(-1, (self.n_kv_heads, self.head_dim))
+        return values
 
     def turned_queries(self, q: Tensor, first: int) -> Tensor:
         """q (..., T, H, D) at positions `first` and behind, normed and turned."""

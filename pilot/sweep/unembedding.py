@@ -44,4 +44,4 @@ class Unembedding:
         logits = torch.bmm(by_pair, self.weight, out=buffer(*by_pair.shape[:2], self.width))
         if self.bias is not None:
             logits += self.bias
-        return logits.unflatten(1, (x.shape[0], x.shape[2])).transpose(0, 1)
+        return logits.view(x.shape[1], x.shape[0], x.shape[2], self.width).transpose(0, 1)

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pilot.ops.branched_mlp import Activation
 from pilot.sweep.lowering.folding import after_norm, centred, linear, refuse, rounded, split, without_mean
-from pilot.sweep.program import Activation, AttentionProgram, LayerProgram, MlpProgram, Program
+from pilot.sweep.program import AttentionProgram, LayerProgram, MlpProgram, Program
 
 ACTIVATIONS: dict[str, Activation] = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor
 
 from pilot.models.transformer import Block, PilotTransformer
@@ -16,7 +18,7 @@ def lower(model: PilotTransformer) -> Program:
     norm = model.ln_final
     return Program(
         embed=lambda ids: tokens[ids] + positions[: ids.shape[-1]],
-        layers=tuple(_layer(block, like) for block in model.blocks),
+        layers=tuple(_layer(cast(Block, block), like) for block in model.blocks),
         unembed=rounded(after_norm(norm.weight, norm.bias, linear(model.unembed)), like),
         eps=norm.eps,
     )
