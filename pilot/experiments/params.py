@@ -34,7 +34,7 @@ class SelectParams(Section):
 class CounterfactualParams(Section):
     seed: Seed
     resamples: Resamples
-    min_logit_gap: Annotated[float, Field(gt=0)]
+    min_logit_gap: Rate
     random_sets: Count
     min_effect: Share
     min_interaction: Share

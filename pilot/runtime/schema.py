@@ -14,7 +14,7 @@ from pilot.runtime.yaml12 import parse_yaml
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Rate = Annotated[float, Field(gt=0, lt=1e3)]
+Rate = Annotated[float, Field(gt=0, lt=1e3)]  # a bound below 2**53, beyond which floats do not keep integers
 Share = Annotated[float, Field(ge=0, le=1)]
 Resamples = Annotated[int, Field(ge=100)]
 

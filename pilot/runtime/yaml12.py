@@ -50,6 +50,11 @@ class _Refusal(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012, as PyYAML declares it
 
+    def fetch_value(self) -> None:
+        if self.flow_level and self.peek(1) in ",[]{}:":
+            raise _Refusal("a colon behind a key takes a space behind it", self.get_mark())
+        super().fetch_value()
+
     def compose_document(self) -> Node | None:
         event = yaml.SafeLoader.peek_event(self)
         if event.version not in (None, (1, 2)):
@@ -104,6 +109,7 @@ _scalar("int", "[-+]?[0-9]+", int)
 _scalar("int_in_base", "0o[0-7]+|0x[0-9a-fA-F]+", lambda text: int(text, base=0))
 _scalar("float", r"[-+]?([0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|\.[0-9]+([eE][-+][0-9]+)?)", float)
 _scalar("not_finite", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", lambda text: float(text.replace(".", "")))
-# What YAML 1.2 calls text, and DVC's reader a number, a date or a merge.
+# What YAML 1.2 calls text, and DVC's reader a number, a date or a merge; and text that one of them takes for a key.
 _scalar("ambiguous", r"(?=.*_)[-+]?[0-9._][-+0-9._eE]*|[-+]?0[box][0-9a-fA-F_]+", _ambiguous)
 _scalar("ambiguous", r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}.*|<<|=", _ambiguous)
+_scalar("ambiguous", r"[:?].*|.*:", _ambiguous)

@@ -42,11 +42,13 @@ def imported(folder: str) -> set[str]:
     return {of[name][0].lower() if name in of else name for name in top}
 
 
-RUNTIME, DEVELOPMENT = names(PROJECT["dependencies"]), names(PROJECT["optional-dependencies"]["dev"])
+RUNTIME = names(PROJECT["dependencies"])
+DEVELOPMENT, LANGUAGE = (names(PROJECT["optional-dependencies"][extra]) for extra in ("dev", "language"))
 
 
 @pytest.mark.parametrize(
-    ("folder", "declared"), [("pilot", RUNTIME), ("stages", RUNTIME), ("tests", RUNTIME | DEVELOPMENT)]
+    ("folder", "declared"),
+    [("pilot", RUNTIME | LANGUAGE), ("stages", RUNTIME), ("tests", RUNTIME | DEVELOPMENT | LANGUAGE)],
 )
 def test_what_is_imported_is_declared(folder, declared):
     assert imported(folder) - declared == set()
@@ -60,4 +62,4 @@ def test_what_is_declared_is_used():
 
 def test_every_declared_package_has_the_version_that_it_is_tested_with():
     pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert (RUNTIME | DEVELOPMENT) - pinned == set()
+    assert (RUNTIME | DEVELOPMENT | LANGUAGE) - pinned == set()

@@ -18,7 +18,7 @@ NUMBERS, WORDS, REFUSED = (
     for text in (
         "0 1 -3 +1 017 08 0x1F 0o17 1. 1.5 .5 -.5 1e3 1e-3 1.5E+3 .5e-3 .inf -.INF .nan",
         """yes on Off y null ~ true FALSE tRUE text +-* a:b 0:6 1:30 .5e3 9lives '' '1' "0x1F" "\\u00e9" """,
-        "1_000 1__ _ ._ 0b11 -0x1F 0o1_0 0x_ -1_0.5 1e_3 2020-01-01 2020-1-1 2001-12-14t21:59:43.10-05:00",
+        "1_000 1__ _ ._ 0b11 -0x1F 0o1_0 0x_ -1_0.5 1e_3 2020-01-01 2020-1-1 2001-12-14t21:59:43.10-05:00 :b ?b",
     )
 )
 SCALARS = st.sampled_from(["", *NUMBERS, *WORDS, *REFUSED]) | st.text("0123456789.+-_eExoabfn:~", max_size=6)
@@ -43,6 +43,7 @@ def dvc_reads(text: str) -> object:
 @given(st.lists(VALUES, min_size=1, max_size=3))
 @example(NUMBERS)
 @example(WORDS)
+@example(["[0::]", "[E:]", "{E:}", '{"a":1}', "&b:c", "[a, :b]"])
 def test_what_is_read_is_what_dvc_reads(values):
     text = "".join(f"key_{i}: {value}\n" for i, value in enumerate(values))
     try:
@@ -65,9 +66,10 @@ def test_the_project_s_own_files_are_read():
 
 @pytest.mark.parametrize("text", REFUSED)
 def test_what_programs_read_differently_is_refused(text):
-    message = f'^params.yaml:2: {text} is read differently by different programs; write "{text}" if text is meant$'
-    with pytest.raises(PilotError, match=message.replace("+", r"\+").replace(".", r"\.")):
+    message = f'params.yaml:2: {text} is read differently by different programs; write "{text}" if text is meant'
+    with pytest.raises(PilotError) as error:
         parse_yaml(f"a: 1\nb: {text}\n", "params.yaml")
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
@@ -79,6 +81,9 @@ def test_what_programs_read_differently_is_refused(text):
         ("a: 1\nb: !!int 3\n", "params.yaml:2: remove the tag tag:yaml.org,2002:int: tags are not read"),
         ("a: !!python/object/apply:os.system [ls]\n", "params.yaml:1: remove the tag tag:yaml.org,2002:python/object"),
         ("a: &one {x: 1}\nb:\n  <<: *one\n", "params.yaml:3: << is read differently by different programs"),
+        ("a: 1\nb: [c:]\n", "params.yaml:2: a colon behind a key takes a space behind it"),
+        ("a: 1\nb: [0::]\n", "params.yaml:2: a colon behind a key takes a space behind it"),
+        ("a: &one:b\n", "params.yaml:1: :b is read differently by different programs"),
         ("a: 1\n2: 3\n", "params.yaml:2: the key 2 is not text; quote it"),
         ("a: 1\nb: [2\n", "params.yaml:3: not YAML (expected ',' or ']', but got '<stream end>')"),
         ("a: 1\nb: *c\n", "params.yaml:2: not YAML (found undefined alias 'c')"),
