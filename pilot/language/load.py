@@ -52,8 +52,9 @@ def load_language_model(path: Path | str, device: str | torch.device = "cpu") ->
                 )
             )
     model: PreTrainedModel = _read(path, lambda: AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32))
-    torch.nn.Module.to(model, device)  # transformers' own is not typed
-    return model.eval()
+    torch.nn.Module.to(model, device)  # transformers' own methods are not typed
+    torch.nn.Module.eval(model)
+    return model
 
 
 def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
