@@ -174,13 +174,14 @@ class PairExperiment:
         return Effects(change, kl, adopted, kept)
 
     def changes(self, interventions: Sequence[Intervention], donor: Donor | None = None) -> np.ndarray:
-        """LD changes alone, as in Effects: (n, P) float32. One position is read: sweeps are cheap."""
+        """LD changes alone, as in Effects: (n, P) float32. Two logits are read at one position: sweeps are cheap."""
         donor = donor or self.own_donor
         change = np.empty((len(interventions), len(self)), dtype=np.float32)
         for batch in self._batches("donor"):
-            read, measure = self._read(batch)[:, :1], self._logit_difference(batch)
-            ld = self.engine.run(batch.inputs, donor(batch), interventions, read=read, measure=measure).numpy()
-            change[:, batch.index] = ld[..., 0] - self.ld_recipient[batch.index]
+            read, tokens = self._read(batch)[:, :1], self._tokens(batch)
+            logits = self.engine.run(batch.inputs, donor(batch), interventions, read=read, tokens=tokens).numpy()
+            ld = logits[..., 0, 0] - logits[..., 0, 1]
+            change[:, batch.index] = ld - self.ld_recipient[batch.index]
         _check_finite(change)
         return change
 
@@ -197,9 +198,13 @@ class PairExperiment:
         """The contrast, then the answer: (N, 1 + R)."""
         return torch.cat([self._contrast[batch.index][:, None], batch.answer_positions], dim=1)
 
+    def _tokens(self, batch: Batch) -> Tensor:
+        """The donors' and the recipients' answer tokens at the contrast, (N, 2)."""
+        return torch.stack([self._donor_token[batch.index], self._recipient_token[batch.index]], dim=1)
+
     def _logit_difference(self, batch: Batch) -> Measure:
         """LD of logits read at the contrast first of all."""
-        tokens = torch.stack([self._donor_token[batch.index], self._recipient_token[batch.index]], dim=1)
+        tokens = self._tokens(batch)
 
         def measure(logits: Tensor, pair: Tensor) -> Tensor:
             above, below = logits[:, 0].gather(1, tokens.to(logits.device)[pair]).unbind(1)
