@@ -1,5 +1,5 @@
-// The checks that operators share. Each asks one thing of one tensor, and raises ValueError or TypeError where it does
-// not hold. pilot/ops/checks.py repeats them, message for message.
+// Checks that each ask one thing of one tensor, and raise ValueError or TypeError where it does not hold.
+// pilot/ops/checks.py repeats them, message for message.
 #pragma once
 
 #include <ATen/core/Tensor.h>

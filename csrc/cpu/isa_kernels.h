@@ -3,7 +3,6 @@
 #pragma once
 
 #include "branched_attention/cpu/few_queries.h"
-#include "branched_hidden/cpu/branched_hidden_rows.h"
 #include "branched_mlp/cpu/branched_mlp_rows.h"
 #include "patched_attention/cpu/attention.h"
 #include "product/cpu/product_rows.h"
@@ -14,11 +13,11 @@ namespace {
 template <typename T, int kBytes>
 using Vector = Simd<T, (kBytes > int(sizeof(T)) ? kBytes / int(sizeof(T)) : 1)>;
 
-template <typename S, typename S::V (*function)(typename S::V)>
-void elementwise(const typename S::T* x, typename S::T* y, int64_t n) {
+template <typename S>
+void exp2_of_each(const typename S::T* x, typename S::T* y, int64_t n) {
   for (int64_t i = 0; i < n; i += S::N) {
     const int64_t left = n - i < S::N ? n - i : S::N;
-    S::store(y + i, function(S::load(x + i, left)), left);
+    S::store(y + i, S::exp2(S::load(x + i, left)), left);
   }
 }
 
@@ -28,14 +27,12 @@ constexpr Kernels<T> kernels_of() {
   using Narrow = Vector<T, PILOT_NARROW>;
   Kernels<T> kernels{};
   kernels.attend = attend_heads<Wide, Narrow>;
-  kernels.branched_hidden = branched_hidden_rows<Wide>;
   kernels.branched_attention = branched_attention_heads<Wide>;
   kernels.branched_attention_scratch = FewQueries<Wide>::scratch_bytes;
   kernels.branched_mlp = branched_mlp_rows<Wide>;
   kernels.branched_mlp_scratch = MlpBlock<Wide>::scratch_bytes;
   kernels.product = product_rows<Wide>;
-  kernels.exp2 = elementwise<Wide, Wide::exp2>;
-  kernels.gelu = elementwise<Wide, Wide::gelu>;
+  kernels.exp2 = exp2_of_each<Wide>;
   return kernels;
 }
 

@@ -12,7 +12,6 @@
 #include <cstdint>
 
 #include "branched_attention/branched_attention.h"
-#include "branched_hidden/branched_hidden.h"
 #include "branched_mlp/branched_mlp.h"
 #include "patched_attention/cpu/children.h"
 #include "patched_attention/patched_attention.h"
@@ -32,8 +31,6 @@ struct Kernels {
   // queries, which come in vectors, every shares-th vector from the s-th on.
   void (*attend)(const PatchedAttention<T>&, const Children&, int64_t shares, int64_t first, int64_t last,
                  void* scratch);
-  // Rows first to last, exclusive; row (n * B + b) * W + w is position w of pair b of node n, in all branches.
-  void (*branched_hidden)(const BranchedHidden<T>&, int64_t first, int64_t last);
   // Heads first to last, exclusive; head (n * B + b) * H_kv + g is key and value head g of pair b of node n.
   void (*branched_attention)(const BranchedAttention<T>&, int64_t first, int64_t last, void* scratch);
   size_t (*branched_attention_scratch)(const BranchedAttention<T>&);  // bytes
@@ -42,9 +39,8 @@ struct Kernels {
   size_t (*branched_mlp_scratch)(const BranchedMlp<T>&);  // bytes
   // Rows first to last, exclusive.
   void (*product)(const Product<T>&, int64_t first, int64_t last);
-  // For tests: a function of each of n numbers.
+  // For tests: y = 2^x, n numbers.
   void (*exp2)(const T* x, T* y, int64_t n);
-  void (*gelu)(const T* x, T* y, int64_t n);
 };
 
 #define PILOT_DECLARE_ISA(isa)                 \

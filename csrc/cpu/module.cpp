@@ -31,14 +31,11 @@ pybind11::dict build_facts() {
   return facts;
 }
 
-// A kernel's function of one number, for lists of them.
 template <typename T>
-auto elementwise(void (*pilot::Kernels<T>::*function)(const T*, T*, int64_t)) {
-  return [function](const std::vector<T>& x) {
-    std::vector<T> y(x.size());
-    (pilot::cpu::kernels<T>().*function)(x.data(), y.data(), static_cast<int64_t>(x.size()));
-    return y;
-  };
+std::vector<T> exp2_of_each(const std::vector<T>& x) {
+  std::vector<T> y(x.size());
+  pilot::cpu::kernels<T>().exp2(x.data(), y.data(), static_cast<int64_t>(x.size()));
+  return y;
 }
 
 }  // namespace
@@ -48,8 +45,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Facts about this build of the operators in torch.ops.pilot, and hooks for their tests.";
   m.def("build_facts", &build_facts);
   m.def("use_capability", &pilot::cpu::use_capability, "Use this instruction set from now on, not the fastest.");
-  m.def("exp2", elementwise(&pilot::Kernels<float>::exp2), "The kernels' own 2^x, in float32.");
-  m.def("exp2_double", elementwise(&pilot::Kernels<double>::exp2), "The kernels' own 2^x, in float64.");
-  m.def("gelu", elementwise(&pilot::Kernels<float>::gelu), "The kernels' own GELU, in float32.");
-  m.def("gelu_double", elementwise(&pilot::Kernels<double>::gelu), "The kernels' own GELU, in float64.");
+  m.def("exp2", &exp2_of_each<float>, "The kernels' own 2^x, in float32.");
+  m.def("exp2_double", &exp2_of_each<double>, "The kernels' own 2^x, in float64.");
 }

@@ -1,6 +1,6 @@
-"""The checks of csrc/*/*_checks.cpp in Python: the same order, messages and exception types.
+"""The checks of csrc/patched_attention in Python: the same order, messages and exception types.
 
-They serve the eager twins, and the fake implementations that torch.compile traces with.
+They serve the eager twin, and the fake implementation that torch.compile traces with.
 """
 
 from __future__ import annotations
@@ -87,45 +87,6 @@ def check_indexes(q: Tensor, source: Tensor, parent: Tensor, source_row: Tensor)
         if low < 0 or high >= rows:
             c = int(((index < 0) | (index >= rows)).nonzero()[0])
             raise IndexError(f"{name}[{c}] is {int(index[c])}, but {of} has {rows} rows")
-
-
-def check_branched_hidden(
-    state: Tensor,
-    terms: Tensor,
-    member: Tensor,
-    in_bias: Tensor,
-    out_bias: Tensor,
-    eps: float,
-    *,
-    hidden: Tensor,
-    after: Tensor,
-) -> None:
-    """Raises ValueError or TypeError for arguments of branched_hidden that do not fit."""
-    _check_dim("state", state, 4, "(N, B, W, d + m)")
-    _check_dim("terms", terms, 5, "(K, N, B, W, d + m)")
-    _check_dim("member", member, 4, "(C, B, W, K)")
-    _check_dim("in_bias", in_bias, 1, "(m,)")
-    _check_dim("out_bias", out_bias, 1, "(d,)")
-    (N, B, W), C, K = state.shape[:3], member.shape[0], terms.shape[0]
-    d, m = out_bias.shape[0], in_bias.shape[0]
-
-    _check_shape("state", state, (N, B, W, d + m), "(N, B, W, d + m)")
-    _check_shape("terms", terms, (K, N, B, W, d + m), "(K, N, B, W, d + m)")
-    _check_shape("member", member, (C, B, W, K), "(C, B, W, K)")
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must be finite and not negative, not {eps}")
-
-    for name, x in (("terms", terms), ("in_bias", in_bias), ("out_bias", out_bias)):
-        _check_dtype(name, x, state.dtype)
-        _check_device(name, x, "state", state)
-    _check_dtype("member", member, torch.bool)
-    if member.device.type != "cpu":  # the twin looks at it before it chooses what to launch
-        _check_device("member", member, "state", state)
-    for name, x in (("state", state), ("terms", terms), ("in_bias", in_bias), ("out_bias", out_bias)):
-        _check_last_contiguous(name, x)
-
-    _check_out("hidden", hidden, (N, C, B, W, m), "(N, C, B, W, m)", "state", state)
-    _check_out("after", after, (N, C, B, W, d), "(N, C, B, W, d)", "state", state)
 
 
 def _check_dim(name: str, x: Tensor, dim: int, letters: str) -> None:

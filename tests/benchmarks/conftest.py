@@ -49,7 +49,7 @@ def pytest_terminal_summary(terminalreporter, config):
         if bench.stats.data:
             groups.setdefault(bench.group, {})[bench.extra_info["impl"]] = bench
     _print_operator(terminalreporter, {name: group for name, group in groups.items() if "sdpa" in group})
-    _print_branched(terminalreporter, {name: group for name, group in groups.items() if "rows" in _any(group)})
+    _print_branched_mlp(terminalreporter, {name: group for name, group in groups.items() if "rows" in _any(group)})
     _print_sweeps(terminalreporter, {name: group for name, group in groups.items() if "speedup" in _any(group)})
     return result
 
@@ -78,13 +78,11 @@ def _print_sweeps(terminalreporter, groups: dict):
         )
 
 
-def _print_branched(terminalreporter, groups: dict):
+def _print_branched_mlp(terminalreporter, groups: dict):
     if not groups:
         return
     write = terminalreporter.write_line
-    terminalreporter.section(
-        "branched_hidden, branched_mlp: microseconds for a row of a branch, and for its matrix product"
-    )
+    terminalreporter.section("branched_mlp: microseconds for a row of a branch, and for its matrix product")
     write(f"{'N x C x B x W, K, d x m':>32}  {'fused':>8} {'eager':>8}  {'product':>8}  eager/fused")
     for name, group in groups.items():
         fused, eager = (group[impl].stats.min / group[impl].extra_info["rows"] * 1e6 for impl in ("fused", "eager"))

@@ -48,7 +48,7 @@ def test_branched_mlp(benchmark, best_time, shape, impl):
     eager_branched_mlp(*arguments, out=expected)
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=1e-5)
 
-    benchmark.group = f"mlp {n}x{c}x{b}x{w}, {k}, {d}x{m}"
+    benchmark.group = f"{n}x{c}x{b}x{w}, {k}, {d}x{m}"
     iterations = max(1, 2**29 // (rows * m * d))
     benchmark.pedantic(
         IMPLEMENTATIONS[impl], arguments, {"out": out}, rounds=20, iterations=iterations, warmup_rounds=1

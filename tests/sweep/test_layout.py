@@ -14,6 +14,7 @@ def test_membership_says_which_heads_a_branch_patches_where():
     assert not member[0].any()
     assert member[1].tolist() == [[[False, True], [False, True]], [[False, True], [False, False]]]
     assert member[2].tolist() == [[[False, True], [False, True]], [[False, True], [True, False]]]
+    assert membership([(), ()], [], position).shape == (2, 2, 2, 0)
 
 
 def test_branches_that_change_the_same_positions_are_one_group():

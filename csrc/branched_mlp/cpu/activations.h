@@ -48,6 +48,34 @@ alignas(64) constexpr float kPhiCubics[4][32] = {
      -1.4544388e-08f,  -6.43780419e-09f},
 };
 
+// (Phi(y) - 1/2) / y for 0 <= y <= reach, a polynomial in u = 2 y^2 / reach^2 - 1: times y^2 it is right to 9.1e-8,
+// 6.9e-17. Beyond reach, y Phi(-y) is below 1.8e-7, 1.9e-16.
+template <typename T>
+struct PhiPolynomial;
+template <>
+struct PhiPolynomial<float> {
+  static constexpr float reach = 5.4f;
+  static constexpr float coefficients[] = {0.130928114f,   -0.0653279579f,  0.0484993832f,  -0.0392102543f,
+                                           0.0321218644f,  -0.025712454f,   0.0195998901f,  -0.014104369f,
+                                           0.00982519809f, -0.006435711f,   0.00332978397f, -0.00144874761f,
+                                           0.00117413148f, -9.34844151e-4f, 2.88560672e-4f};
+};
+template <>
+struct PhiPolynomial<double> {
+  static constexpr double reach = 8.4;
+  static constexpr double coefficients[] = {
+      0.0841793784723105032,  -0.0420896848817844024,  0.0315672252557877666,   -0.0263057952218643259,
+      0.023016574932490406,   -0.020711403950285201,   0.0189751239655834895,   -0.0175937272679130514,
+      0.0164367215692127074,  -0.0154110701395897944,  0.0144420669995494433,   -0.0134673769319732797,
+      0.012438426616690988,   -0.0113251667530466451,  0.0101208304112726607,   -0.00884332527663498205,
+      0.00753017201480038736, -0.00623048355781031383, 0.00500188979523240676,  -0.00389888650347127053,
+      0.00294136167789034801, -0.00212509443914517318, 0.00148588183983571049,  -0.0010512389600978,
+      7.20746860625068587e-4, -4.04370222590115097e-4, 2.08842066190482966e-4,  -1.89937235104693305e-4,
+      1.59755241856024119e-4, -3.56201417297813195e-5, -2.32649612082482717e-5, -2.08420655074675345e-5,
+      3.74820056178978632e-5, -5.17415384635881865e-6, -8.70810535828607683e-6, 7.19609117866109504e-7,
+      2.5383042404061777e-6,  -7.57345533852498672e-7};
+};
+
 // x Phi(x) = max(x, 0) - |x| Phi(-|x|), to within 5e-7, 2e-15 and half a unit in the last place of x; NaN at NaN.
 template <typename S>
 struct Gelu {
@@ -58,11 +86,35 @@ struct Gelu {
     if constexpr (kPicksOf32<S>) {
       apply_cubics(x);
     } else {
-      S::gelu(x);
+      apply_polynomial(x);
     }
   }
 
  private:
+  template <int Width>
+  static PILOT_INLINE void apply_polynomial(V (&x)[Width]) {
+    using T = typename S::T;
+    using P = PhiPolynomial<T>;
+    constexpr int degree = sizeof P::coefficients / sizeof(T) - 1;
+    const V reach = S::splat(P::reach);
+    V y[Width], square[Width], u[Width], p[Width];
+    PILOT_UNROLL
+    for (int j = 0; j < Width; ++j) {
+      y[j] = S::max(x[j], -x[j]);
+      y[j] = reach < y[j] ? reach : y[j];
+      square[j] = y[j] * y[j];
+      u[j] = square[j] * (2 / (P::reach * P::reach)) - T(1);
+      p[j] = S::splat(P::coefficients[degree]);
+    }
+    PILOT_UNROLL
+    for (int i = degree - 1; i >= 0; --i) {
+      PILOT_UNROLL
+      for (int j = 0; j < Width; ++j) p[j] = p[j] * u[j] + P::coefficients[i];
+    }
+    PILOT_UNROLL
+    for (int j = 0; j < Width; ++j) x[j] = S::max(x[j], V{}) - (y[j] * T(0.5) - square[j] * p[j]);
+  }
+
 #if defined(__GNUC__) && !defined(__clang__)
   template <int Width>
   static PILOT_INLINE void apply_cubics(V (&x)[Width]) {
