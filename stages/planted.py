@@ -23,12 +23,11 @@ from pilot.experiments.planted.measurements import Rule
 from pilot.experiments.planted.scores import (
     Covered,
     Placement,
-    Power,
     Setting,
     covered,
+    judge_effect,
     judge_null,
     judge_placement,
-    power,
     rate,
 )
 from pilot.experiments.statistics import Estimate, clustered_rate
@@ -37,7 +36,7 @@ from pilot.runtime.files import write_csv, write_json
 from pilot.runtime.schema import load_section
 
 NULLS = ("shared", "damage")
-ENOUGH = 0.8  # of the samples, for the number of pairs that is called enough: the usual power of a study
+ENOUGH = 0.8  # of the circuits, for the number of pairs that is called enough: the usual power of a study
 POWER = ("word", "effect", "pairs", "value", "low", "high")
 
 T = TypeVar("T")
@@ -154,24 +153,21 @@ def _coverage(params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each
 
 
 def _power(
-    params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[Power]
+    params: PlantedParams, setting: Setting, seeds: _Seeds, each: Each[dict[str, dict[int, bool]]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The fewest of the numbers of pairs that are enough, by word and effect, where any is; and the whole curve."""
-    tasks = [
-        (effect, seed, params.power_pairs, params.power_samples, setting)
-        for effect, seed in zip(params.power_effects, seeds.group(len(params.power_effects)), strict=True)
-    ]
-    curve = [
-        {"word": word, "effect": effect, "pairs": pairs, **asdict(estimate)}
-        for effect, by_word in zip(params.power_effects, each("power", power, tasks), strict=True)
-        for word, by_pairs in by_word.items()
-        for pairs, estimate in by_pairs.items()
-    ]
-    enough: dict[str, dict[str, int]] = {word: {} for word in ("sufficient", "necessary")}
-    for point in sorted(curve, key=lambda point: -point["pairs"]):
-        if point["value"] >= ENOUGH:
-            enough[point["word"]][f"{point['effect']:g}"] = point["pairs"]
-    return {"power": {word: dict(sorted(by_effect.items())) for word, by_effect in enough.items()}}, curve
+    curve = []
+    enough: dict[str, dict[str, int]] = {"sufficient": {}, "necessary": {}}
+    for effect in params.power_effects:
+        tasks = [(effect, seed, params.power_pairs, setting) for seed in seeds.group(params.power_circuits)]
+        judged = each(f"recovery {effect:g}", judge_effect, tasks)
+        for word, by_effect in enough.items():
+            for pairs in sorted(params.power_pairs):
+                found = rate(of_circuit[word][pairs] for of_circuit in judged)
+                curve.append({"word": word, "effect": effect, "pairs": pairs, **asdict(found)})
+                if found.value >= ENOUGH:
+                    by_effect.setdefault(f"{effect:g}", pairs)
+    return {"power": enough}, curve
 
 
 def _words(placements: Sequence[Placement], size: int) -> dict[str, dict[str, float]]:
@@ -209,7 +205,7 @@ def _print(results: Mapping[str, Any]) -> None:
         for size, value in by_size.items()
     ]
     print(tabulate(rows, headers=["interval of", "pairs", "share"], disable_numparse=True))
-    print(f"\nPairs at which a head gets its word in {ENOUGH:.0%} of samples, by its recovery")
+    print(f"\nPairs at which a head gets its word in {ENOUGH:.0%} of circuits, by its recovery")
     rows = [
         [word, effect, pairs] for word, by_effect in results["power"].items() for effect, pairs in by_effect.items()
     ]

@@ -65,6 +65,6 @@ class PlantedParams(Section):
     coverage_pairs: SampleSizes
     power_effects: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
     power_pairs: SampleSizes
-    power_samples: Count
+    power_circuits: Count
     noise: Share
     resamples: Resamples

@@ -47,7 +47,7 @@ TINY = {
         "coverage_pairs": [20],
         "power_effects": [0.9],
         "power_pairs": [8],
-        "power_samples": 2,
+        "power_circuits": 2,
     },
 }
 

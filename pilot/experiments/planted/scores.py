@@ -3,7 +3,7 @@
     placements   circuits of every kind at random places: which heads are called what, and which should be
     nulls        circuits in which no head should have a word: how often one gets it all the same
     coverage     how often 95 % intervals hold the truth, in samples from many pairs of which the truth is known
-    power        how often a head gets the word that it should have, by its recovery and the number of pairs
+    effects      heads of a given recovery: how many pairs it takes to find them
 
 Every function works on one circuit and takes a seed, so that circuits can be shared out among processes.
 """
@@ -28,6 +28,7 @@ from pilot.experiments.planted.measurements import (
 )
 from pilot.experiments.shapley import shapley
 from pilot.experiments.statistics import Estimate, bootstrap_ratio, clustered_rate, selection_frequency
+from pilot.interventions import HeadPatch
 
 SIZES = ((2, 4), (4, 2), (3, 3))  # layers and heads, few enough heads for all their sets
 NULL_SIZE = (5, 2)  # ten heads share the answer
@@ -35,7 +36,6 @@ POPULATION = 4096  # pairs that samples are drawn from: their own recovery is th
 
 Seed = Sequence[int]
 Covered = dict[str, dict[int, np.ndarray]]
-Power = dict[str, dict[int, Estimate]]
 
 
 @dataclass(frozen=True)
@@ -152,21 +152,16 @@ def covered(kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int
     return result
 
 
-def power(recovery: float, seed: Seed, sample_sizes: Sequence[int], samples: int, setting: Setting) -> Power:
-    """How often a head of this recovery, the others sharing the rest, is called sufficient and necessary.
-
-    By word and number of pairs, over samples drawn from POPULATION pairs.
-    """
+def judge_effect(
+    recovery: float, seed: Seed, sample_sizes: Sequence[int], setting: Setting
+) -> dict[str, dict[int, bool]]:
+    """Whether a head of this recovery, the others sharing the rest, gets its words: by word and number of pairs."""
     rng = np.random.default_rng(seed)
     circuit = random_circuit(shared(NULL_SIZE[0] * NULL_SIZE[1], recovery), *NULL_SIZE, rng)
-    measured = HeadMeasurements.of(plant_and_pair(circuit, POPULATION, setting.noise, rng, setting.impl))
-    head = expected(circuit, setting.rule.min_effect)["sufficient"][0]
-    result: Power = {"sufficient": {}, "necessary": {}}
-    for size in sample_sizes:
-        found = [measured.words(index, setting.rule, rng) for index in rng.integers(POPULATION, size=(samples, size))]
-        for word, by_size in result.items():
-            by_size[size] = rate(head in words[word] for words in found)
-    return result
+    measured = HeadMeasurements.of(plant_and_pair(circuit, max(sample_sizes), setting.noise, rng, setting.impl))
+    head = HeadPatch(circuit.heads[0].layer, circuit.heads[0].head)
+    found = {size: measured.words(np.arange(size), setting.rule, rng) for size in sample_sizes}
+    return {word: {size: head in found[size][word] for size in sample_sizes} for word in ("sufficient", "necessary")}
 
 
 def rate(successes: Iterable[bool]) -> Estimate:
