@@ -25,7 +25,8 @@ TOOLS = {
 
 
 def names(requirements: list[str]) -> set[str]:
-    return {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
+    named = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in requirements}
+    return named - {PROJECT["name"]}  # an extra may take another one in
 
 
 def imported(folder: str) -> set[str]:

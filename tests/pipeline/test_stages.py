@@ -237,8 +237,8 @@ def _keep_pairs(workspace, keep) -> None:
 
 def test_counterfactual_refuses_too_few_pairs_and_writes_nothing(analysed, capsys):
     written = sorted((analysed / "metrics").iterdir())
-    write_params(analysed / "params.yaml", counterfactual={"min_logit_gap": 1000.0})
-    refused(capsys, counterfactual.main, CHECKPOINT, "regroup pairs of the select split", "difference gap of 1000")
+    write_params(analysed / "params.yaml", counterfactual={"min_logit_gap": 999.0})
+    refused(capsys, counterfactual.main, CHECKPOINT, "regroup pairs of the select split", "difference gap of 999")
     write_params(analysed / "params.yaml")
     _keep_pairs(analysed, lambda pair: pair["split"] == "select" or pair["edit"] != "regroup")
     refused(capsys, counterfactual.main, CHECKPOINT, "there are 0 regroup pairs of the confirm split", "draw more")

@@ -22,6 +22,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+import pilot.ops
 from support.project import no_compiler
 
 aten = torch.ops.aten
@@ -77,6 +78,10 @@ class PretendedGpu(TorchDispatchMode):
         kwargs = kwargs or {}
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         known = {id(x.held): x for x in tensors if isinstance(x, OnGpu)}
+        if operation.namespace == "pilot" and known:  # it has no kernel for the GPU: its eager twin runs, step by step
+            with self:
+                twin = operation.overloadpacket.__name__.removesuffix("_out")
+                return getattr(pilot.ops, f"eager_{twin}")(*args, **kwargs)
         if operation not in MOVES and known:
             _check_one_device(operation, args, tensors)
         to = args[0].device if operation is aten.copy_.default else kwargs.get("device")
@@ -112,7 +117,9 @@ def pretended_gpu(patch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
     patch.setattr(torch.cuda, "_lazy_init", lambda: None)
     patch.setattr(torch.cuda, "is_available", lambda: True)
     patch.setattr(torch.cuda, "device_count", lambda: 1)
-    patch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**30))
+    patch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=2**30, name="pretended")
+    )
     overwrite = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)  # a wrapper cannot go where a plain tensor was
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device="cuda") is made on the CPU, then moved
