@@ -129,7 +129,7 @@ def _quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.ERROR)
     try:
         with redirect_stderr(io.StringIO()):  # no setting turns off the bar of the GGUF reader
             yield

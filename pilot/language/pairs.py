@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pilot.errors import PilotError
 from pilot.inputs.pairs import SPLITS, TokenPair
 from pilot.inputs.prompts import Prompt
-from pilot.runtime.files import read_text, write_text
+from pilot.runtime.files import write_text
+from pilot.runtime.records import check_keys, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,30 +52,17 @@ def write_text_pairs(path: Path | str, pairs: Sequence[TextPair]) -> None:
 
 def read_text_pairs(path: Path | str) -> list[TextPair]:
     """All pairs of a JSON-lines file. Raises PilotError, naming file and line, for a line that is no pair."""
-    pairs = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):  # a text may hold other line ends
-        if line.strip():
-            try:
-                pairs.append(_parse(json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise PilotError(f"{path}:{number}: not JSON ({error.msg})") from None
-            except PilotError as error:
-                raise PilotError(f"{path}:{number}: {error}") from None
-    if not pairs:
-        raise PilotError(f"{path}: holds no pairs")
-    return pairs
+    return read_records(path, _parse, "pairs")
 
 
 def _parse(record: object) -> TextPair:
-    names = [field.name for field in fields(TextPair)]
-    if not isinstance(record, dict) or set(record) != set(names):
-        raise PilotError(f"want an object with the keys {', '.join(names)}")
-    for name in names:
-        if not _is_text(record[name]):
-            raise PilotError(f'"{name}" must be text, not {json.dumps(record[name])}')
-    if record["split"] not in SPLITS:
-        raise PilotError(f'"split" must be one of {", ".join(SPLITS)}, not {json.dumps(record["split"])}')
-    return TextPair(**record)
+    values = check_keys(record, *(field.name for field in fields(TextPair)))
+    for name, value in values.items():
+        if not _is_text(value):
+            raise PilotError(f'"{name}" must be text, not {json.dumps(value)}')
+    if values["split"] not in SPLITS:
+        raise PilotError(f'"split" must be one of {", ".join(SPLITS)}, not {json.dumps(values["split"])}')
+    return TextPair(**values)
 
 
 def _is_text(value: object) -> bool:

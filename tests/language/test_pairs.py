@@ -18,12 +18,12 @@ from pilot.language import pairs as reasons
 from pilot.language.pairs import TextPair, read_text_pairs, tokenised, write_text_pairs
 from pilot.sweep import SweepEngine
 
-WORDS = [*" the cat cats dog dogs sleeps sleep near".split()]
+WORDS = ["the", "cat", "cats", "dog", "dogs", "sleeps", "sleep", "near"]
 PAIR = TextPair("the cat", "the cats", " sleeps", " sleep", "number", "select")
 
 
 def of(prompts: str, answers: str, **changes: str) -> TextPair:
-    """"clean / corrupt" prompts and answers."""
+    """ "clean / corrupt" prompts and answers."""
     clean, corrupt, clean_answer, corrupt_answer = [*prompts.split(" / "), *answers.split("/")]
     return TextPair(clean, corrupt, clean_answer, corrupt_answer, **{"edit": "number", "split": "select"} | changes)
 
@@ -52,7 +52,7 @@ def test_blank_lines_and_windows_line_ends_do_no_harm(path):
 
 
 RECORD = dataclasses.asdict(PAIR)
-KEYS = "want an object with the keys clean, corrupt, clean_answer, corrupt_answer, edit, split"
+KEYS = 'want an object with exactly the keys "clean", "corrupt", "clean_answer", "corrupt_answer", "edit" and "split"'
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,7 @@ KEYS = "want an object with the keys clean, corrupt, clean_answer, corrupt_answe
     [
         ("the cat\tthe cats", "not JSON (Expecting value)"),
         ('{"clean": "the cat"', "not JSON (Expecting ',' delimiter)"),
+        ("9" * 5000, "not JSON (nested too deeply, or too long a number)"),
         ("[1, 2]", KEYS),
         ('"the cat"', KEYS),
         (json.dumps({"clean": "the cat"}), KEYS),

@@ -44,9 +44,7 @@ def save_language_model(folder: Path) -> None:
     words = ["When", *(f" {name}" for name in NAMES), " and", " went", " to", " the", " store", ",", " gave", " a"]
     tokenizer = word_tokenizer([*words, " drink"])
     texts = [
-        PROMPT.format(a, b, giver) + f" {taker}"
-        for a, b in permutations(NAMES, 2)
-        for giver, taker in ((a, b), (b, a))
+        PROMPT.format(a, b, giver) + f" {taker}" for a, b in permutations(NAMES, 2) for giver, taker in ((a, b), (b, a))
     ]
     ids = torch.tensor(tokenizer(texts)["input_ids"])
     model = tiny_llama(len(tokenizer)).train()
