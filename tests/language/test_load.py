@@ -163,6 +163,13 @@ def test_models_that_see_later_tokens_are_refused(tmp_path):
     assert refused(pilot.load_model, tmp_path) == "a BertLMHeadModel sees later tokens: it is an encoder, not a decoder"
 
 
+def test_a_diverged_model_is_not_taken_for_an_encoder(tmp_path):
+    model = tiny_llama(23)
+    torch.nn.init.constant_(model.lm_head.weight, torch.nan)
+    model.save_pretrained(tmp_path)
+    assert pilot.load_model(tmp_path).lm_head.weight.isnan().all()
+
+
 @pytest.mark.parametrize(
     "config", [T5Config(d_model=24, num_layers=1), BartConfig(d_model=24, encoder_layers=1, decoder_layers=1)]
 )
