@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pilot.interventions import HeadPatch, head_subsets, single_heads, single_positions
-    from pilot.models import load_model
+    from pilot.language.load import load_model
     from pilot.ops.patched_attention import patched_attention
     from pilot.sweep import SweepEngine, sweep
 
@@ -29,7 +29,7 @@ _MODULES = {
     "HeadPatch": "pilot.interventions",
     "SweepEngine": "pilot.sweep",
     "head_subsets": "pilot.interventions",
-    "load_model": "pilot.models",
+    "load_model": "pilot.language.load",
     "patched_attention": "pilot.ops.patched_attention",
     "single_heads": "pilot.interventions",
     "single_positions": "pilot.interventions",

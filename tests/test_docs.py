@@ -12,6 +12,7 @@ from importlib.metadata import EntryPoint
 import pytest
 from support.docs import PAGES, code_blocks, commands, quoted
 from support.project import ROOT
+from support.tiny_language import save_language_model
 
 from pilot.runtime.schema import read_params
 
@@ -19,10 +20,18 @@ SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scrip
 each_page = pytest.mark.parametrize("page", PAGES)
 
 
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("language_model")
+    save_language_model(folder)
+    return folder
+
+
 @each_page
-def test_python_runs_from_top_to_bottom(page, trained, tmp_path, monkeypatch):
+def test_python_runs_from_top_to_bottom(page, trained, language_model, tmp_path, monkeypatch):
     (tmp_path / "runs/pilot").mkdir(parents=True)
     shutil.copy(trained.checkpoint, tmp_path / "runs/pilot")
+    shutil.copytree(language_model, tmp_path / "models/smollm2")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
     for block in code_blocks(PAGES[page], "python"):

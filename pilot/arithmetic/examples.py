@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +14,13 @@ import torch
 from pilot.arithmetic.grammar import evaluate
 from pilot.arithmetic.vocabulary import EQUALS, encode, encode_lines
 from pilot.errors import PilotError
-from pilot.runtime.files import read_text, write_text
+from pilot.runtime.files import write_text
+from pilot.runtime.records import check_keys, read_records
 
 # Heads are chosen on one half of a test file's lines and judged on the other.
 HALVES = {"select": slice(0, None, 2), "confirm": slice(1, None, 2), "all": slice(None)}
 
 _INTEGER = re.compile(r"-?(0|[1-9]\d*)")
-Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,42 +53,7 @@ def read_examples(path: Path | str, context: int | None = None) -> list[Example]
     Raises PilotError, naming file and line, for a line that is not an example, whose result is not the
     expression's value, or that is too long for the context; and for a file that is missing or without examples.
     """
-    return read_records(path, lambda record: parse_example(record, context), "examples")
-
-
-def read_records(path: Path | str, parse: Callable[[object], Record], what: str) -> list[Record]:
-    """What `parse` makes of the JSON value on each line that is not blank.
-
-    Raises PilotError for a file that is missing or holds none (`what` it should hold, in the plural); one that a
-    line causes names file and line.
-    """
-    if not Path(path).exists():
-        raise PilotError(f"{path}: no such file; the stage that makes the project's data: dvc repro generate")
-    records = []
-    for number, text in enumerate(read_text(path).splitlines(), start=1):
-        if text.strip():
-            try:
-                records.append(parse(_from_json(text)))
-            except PilotError as error:
-                raise PilotError(f"{path}:{number}: {error}") from None
-    if not records:
-        raise PilotError(f"{path}: holds no {what}; make it again: dvc repro -f generate")
-    return records
-
-
-def _from_json(text: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError itself: an integer of thousands of digits
-        raise PilotError(f"not JSON ({getattr(error, 'msg', 'nested too deeply, or too long a number')})") from None
-
-
-def check_keys(record: object, *keys: str) -> dict[str, Any]:
-    """`record`, which is a dict with exactly these keys; else raises PilotError."""
-    if not isinstance(record, dict) or record.keys() != set(keys):
-        *others, last = (f'"{key}"' for key in keys)
-        raise PilotError(f"want an object with exactly the keys {', '.join(others)} and {last}")
-    return record
+    return read_records(path, lambda record: parse_example(record, context), "examples", made_by="generate")
 
 
 def parse_example(record: object, context: int | None = None) -> Example:

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pilot.arithmetic.edits import EDITS, edit_between
-from pilot.arithmetic.examples import Example, check_keys, parse_example, read_records
+from pilot.arithmetic.examples import Example, parse_example
 from pilot.errors import PilotError
 from pilot.inputs.pairs import SPLITS
 from pilot.runtime.files import write_text
+from pilot.runtime.records import check_keys, read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ def read_pairs(path: Path | str, context: int | None = None) -> list[Counterfact
     Raises PilotError, naming file and line, for a line that is not a pair: a side that is no example, an unknown
     edit or split, another edit than the stated one, or equal results; and for a file that is missing or without pairs.
     """
-    return read_records(path, lambda record: _parse_pair(record, context), "pairs")
+    return read_records(path, lambda record: _parse_pair(record, context), "pairs", made_by="generate")
 
 
 def _parse_pair(record: object, context: int | None) -> CounterfactualPair:

@@ -14,19 +14,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pilot.errors import PilotError
 from pilot.inputs.pairs import SPLITS, TokenPair
 from pilot.inputs.prompts import Prompt
-from pilot.runtime.files import read_text, write_text
+from pilot.runtime.files import write_text
+from pilot.runtime.records import check_keys, read_records
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Why a pair is left out.
 UNEQUAL_LENGTHS = "its two prompts have different numbers of tokens"
-MERGED = "an answer's first token reaches into the prompt"
+SAME_PROMPTS = "its two prompts are the same tokens"
+MERGED = "the tokens of a prompt change when the answer follows it"
 ANSWERS_DO_NOT_PART = "its answers are the same tokens, or one is the start of the other"
 TOO_LONG = "it is longer than the model's context"
 
@@ -50,73 +52,72 @@ def write_text_pairs(path: Path | str, pairs: Sequence[TextPair]) -> None:
 
 def read_text_pairs(path: Path | str) -> list[TextPair]:
     """All pairs of a JSON-lines file. Raises PilotError, naming file and line, for a line that is no pair."""
-    pairs = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line.strip():
-            try:
-                pairs.append(_parse(json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise PilotError(f"{path}:{number}: not JSON ({error.msg})") from None
-            except PilotError as error:
-                raise PilotError(f"{path}:{number}: {error}") from None
-    if not pairs:
-        raise PilotError(f"{path}: holds no pairs")
-    return pairs
+    return read_records(path, _parse, "pairs")
 
 
 def _parse(record: object) -> TextPair:
-    names = [field.name for field in fields(TextPair)]
-    if not isinstance(record, dict) or set(record) != set(names):
-        raise PilotError(f"want an object with the keys {', '.join(names)}")
-    for name in names:
-        if not isinstance(record[name], str) or not record[name]:
-            raise PilotError(f'"{name}" must be text, not {json.dumps(record[name])}')
-    if record["split"] not in SPLITS:
-        raise PilotError(f'"split" must be one of {", ".join(SPLITS)}, not {json.dumps(record["split"])}')
-    return TextPair(**record)
+    values = check_keys(record, *(field.name for field in fields(TextPair)))
+    for name, value in values.items():
+        if not _is_text(value):
+            raise PilotError(f'"{name}" must be text, not {json.dumps(value)}')
+    if values["split"] not in SPLITS:
+        raise PilotError(f'"split" must be one of {", ".join(SPLITS)}, not {json.dumps(values["split"])}')
+    return TextPair(**values)
 
 
-def tokenised(
-    pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, context: int
-) -> tuple[list[TextPair], list[TokenPair], Counter[str]]:
-    """The pairs that can be patched, as text and as tokens, and how many were left out for which reason.
+def _is_text(value: object) -> bool:
+    """Whether it is a string that is not empty and holds no half of a surrogate pair."""
+    return isinstance(value, str) and value != "" and not any("\ud800" <= character <= "\udfff" for character in value)
 
-    context   the positions of the model
 
-    A wrong donor is drawn among pairs of the same edit and prompt length. Tokens that a tokenizer puts in front of
-    every text, such as a beginning-of-sequence marker, are kept.
+class TokenisedPairs(NamedTuple):
+    """The pairs that can be patched, as text and as tokens, and how many others there were for each reason."""
+
+    text: list[TextPair]
+    tokens: list[TokenPair]
+    left_out: Counter[str]
+
+
+def tokenised(pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, context: int | None) -> TokenisedPairs:
+    """The pairs in the tokens of a model.
+
+    context   the longest sequence that the model takes; None: any
+
+    Markers that the tokenizer puts in front of every text are kept. Pairs of one edit and prompt length may serve as
+    each other's wrong donor.
     """
-    kept: list[TextPair] = []
-    tokens: list[TokenPair] = []
-    left_out: Counter[str] = Counter()
+    result = TokenisedPairs([], [], Counter())
     for pair in pairs:
         try:
-            clean, corrupt = (
-                _prompt(tokenizer, text, answer)
-                for text, answer in ((pair.clean, pair.clean_answer), (pair.corrupt, pair.corrupt_answer))
-            )
-            if len(clean.ids) != len(corrupt.ids):
-                raise _LeftOut(UNEQUAL_LENGTHS)
-            shared = min(len(clean.answer), len(corrupt.answer))
-            if clean.answer[:shared] == corrupt.answer[:shared]:
-                raise _LeftOut(ANSWERS_DO_NOT_PART)
-            if max(clean.seq_len, corrupt.seq_len) > context:
-                raise _LeftOut(TOO_LONG)
+            result.tokens.append(_token_pair(pair, tokenizer, context))
+            result.text.append(pair)
         except _LeftOut as reason:
-            left_out[str(reason)] += 1
-            continue
-        kept.append(pair)
-        tokens.append(TokenPair(clean, corrupt, pair.edit, pair.split, bucket=pair.edit))
-    return kept, tokens, left_out
+            result.left_out[str(reason)] += 1
+    return result
 
 
 class _LeftOut(Exception):
     """Why a pair cannot be patched."""
 
 
+def _token_pair(pair: TextPair, tokenizer: PreTrainedTokenizerBase, context: int | None) -> TokenPair:
+    clean = _prompt(tokenizer, pair.clean, pair.clean_answer)
+    corrupt = _prompt(tokenizer, pair.corrupt, pair.corrupt_answer)
+    if len(clean.ids) != len(corrupt.ids):
+        raise _LeftOut(UNEQUAL_LENGTHS)
+    if clean.ids == corrupt.ids:
+        raise _LeftOut(SAME_PROMPTS)
+    shared = min(len(clean.answer), len(corrupt.answer))
+    if clean.answer[:shared] == corrupt.answer[:shared]:
+        raise _LeftOut(ANSWERS_DO_NOT_PART)
+    if context is not None and max(clean.seq_len, corrupt.seq_len) > context:
+        raise _LeftOut(TOO_LONG)
+    return TokenPair(clean, corrupt, pair.edit, pair.split, bucket=pair.edit)
+
+
 def _prompt(tokenizer: PreTrainedTokenizerBase, text: str, answer: str) -> Prompt:
     """The answer's tokens are those that follow the prompt's own when both are tokenised together."""
-    ids, whole = (tuple(tokenizer(part)["input_ids"]) for part in (text, text + answer))
+    ids, whole = (tuple(tokenizer(part, verbose=False)["input_ids"]) for part in (text, text + answer))
     end = len(ids)
     if whole[:end] != ids:
         raise _LeftOut(MERGED)

@@ -44,7 +44,10 @@ def imported(folder: str) -> set[str]:
 
 
 RUNTIME = names(PROJECT["dependencies"])
-DEVELOPMENT, LANGUAGE = (names(PROJECT["optional-dependencies"][extra]) for extra in ("dev", "language"))
+DEVELOPMENT, LANGUAGE = (
+    names(PROJECT["optional-dependencies"][extra]) - {PROJECT["name"]}  # which takes one extra into another
+    for extra in ("dev", "language")
+)
 
 
 @pytest.mark.parametrize(
