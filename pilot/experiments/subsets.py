@@ -78,7 +78,8 @@ def measure_subsets(
     """
     if len(heads) > MOST_HEADS:
         raise PilotError(
-            f"{len(heads)} heads have 2**{len(heads)} sets, too many: set counterfactual.exhaustive to false"
+            f"{len(heads)} heads have 2**{len(heads)} sets, too many: choose {MOST_HEADS} heads at most, or, in "
+            "params.yaml, set counterfactual.exhaustive to false"
         )
     sets = head_subsets(heads)
 

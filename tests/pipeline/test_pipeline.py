@@ -233,7 +233,7 @@ def test_the_documented_commands_compare_checkpoints_without_training(clone):
     _reproduced(clone)
     output = {}
     for command in commands(section_of("docs/checkpoints.md", "Checkpoints")):
-        early_and_late = command.replace("020", "003").replace("005", "001")  # what there is in the clone
+        early_and_late = command.replace("020", "003").replace("005", "002")  # what there is in the clone
         output[command] = _run(clone, "sh", "-c", early_and_late)
         if "exp run" in command:
             assert "Stage 'train' didn't change, skipping" in output[command]
@@ -244,22 +244,22 @@ def test_the_documented_commands_compare_checkpoints_without_training(clone):
     (detailed,) = (shown for command, shown in output.items() if "--targets" in command)
     assert "effects.regroup.denoising.L2H2.recovery.low" in detailed
 
-    diff = json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "epoch-003"))
+    diff = json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-002", "epoch-003"))
     numbers = diff["metrics/summary.json"]
     assert numbers["accuracy.paren"]["diff"] > 0, "it has learned between the epochs"
     for direction in ("denoising", "noising"):
         for name in (f"recovery.{direction}.L2H2", f"sets.regroup.{direction}.recovery", f"shapley.{direction}.L2H2"):
             assert numbers[name]["new"] is not None
     _run(clone, "git", "tag", "tagged")
-    assert json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-001", "tagged")).keys() >= diff.keys()
+    assert json.loads(_dvc(clone, "metrics", "diff", "--all", "--json", "epoch-002", "tagged")).keys() >= diff.keys()
 
 
 def test_a_checkpoint_that_training_does_not_keep_is_named(clone):
     _reproduced(clone)
-    message = r"error: runs/pilot/checkpoint_epoch_002\.pt: no such checkpoint; .*train\.snapshot_epochs"
+    message = r"error: runs/pilot/checkpoint_epoch_009\.pt: no such checkpoint; .*train\.snapshot_epochs"
     try:
         with pytest.raises(AssertionError, match=message):
-            _dvc(clone, "exp", "run", "-S", "analysis.checkpoint=epoch_002")
+            _dvc(clone, "exp", "run", "-S", "analysis.checkpoint=epoch_009")
     finally:
         _run(clone, "git", "restore", ".")
 

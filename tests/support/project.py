@@ -33,7 +33,7 @@ TINY = {
         "batch_size": 64,
         "muon_lr": 0.02,
         "warmup_steps": 5,
-        "snapshot_epochs": [1, 3],
+        "snapshot_epochs": [1, 2, 3],
     },
     "ablate": {"resamples": 200},
     "select": {"top_k": 2},
