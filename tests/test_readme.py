@@ -27,6 +27,8 @@ SHAPLEY = {head: estimate["value"] for head, estimate in COUNTERFACTUAL["shapley
 LARGEST = max(SHAPLEY, key=SHAPLEY.__getitem__)
 SELECTED = [head for head, row in SELECTION["heads"].items() if row["selected"]]
 OTHER_SEEDS = list(SEEDS.values())[1:]
+PLANTED = _metrics("planted")
+WORDS = ("sufficient", "necessary", "redundant")
 
 
 def _sets_of_four() -> dict[str, dict[str, Any]]:
@@ -49,6 +51,23 @@ def _interval(estimate: dict[str, float], digits: int = 0) -> str:
     return f"{_percent(estimate['value'], digits)} [{low}, {high}]"
 
 
+PAIRS = max(PLANTED["circuits"]["single"], key=int)
+
+
+def _false_positives(word: str) -> dict[str, float]:
+    """The worst of the kinds of circuits in which no head should get the word."""
+    rates = [
+        by_word[word] for kinds in PLANTED["false_positives"].values() for by_word in kinds.values() if word in by_word
+    ]
+    return max(rates, key=lambda rate: rate["value"])
+
+
+def _words_of_planted_heads() -> tuple[int, int]:
+    """How many words were rightly given, and how many are earned, with PAIRS pairs."""
+    counts = [kinds[PAIRS][word] for kinds in PLANTED["circuits"].values() for word in WORDS]
+    return sum(int(count["right"]) for count in counts), sum(int(count["earned"]) for count in counts)
+
+
 def _sentences() -> list[str]:
     accuracy = _metrics("train")["test"]
     layers = [sum(value for head, value in SHAPLEY.items() if head.startswith(f"L{layer}H")) for layer in range(4)]
@@ -56,6 +75,8 @@ def _sentences() -> list[str]:
     regroup = DENOISING["regroup"]
     turned = {name: _percent(row["flip_rate"]["value"]) for name, row in regroup.items()}
     wrong = {name: _percent(row["wrong_donor"]["value"]) for name, row in regroup.items() if "wrong_donor" in row}
+    false = {word: _interval(_false_positives(word), 1) for word in WORDS}
+    right, earned = _words_of_planted_heads()
     other_seeds = {
         name: " and ".join(_percent(seed[f"recovery_of_4.{name}"]) for seed in OTHER_SEEDS)
         for name in ("best", "ablation")
@@ -73,6 +94,9 @@ def _sentences() -> list[str]:
         f"their best four heads recover {other_seeds['best']}, ablation's first four {other_seeds['ablation']}.",
         f"repair {_interval(REPAIR['right_to_wrong']['fixed'], 1)} of the wrong answers; from other wrongly answered "
         f"ones, the control, they repair {_interval(REPAIR['wrong_to_wrong']['fixed'], 1)}.",
+        f"In {PLANTED['nulls']} circuits without such a head, one is called sufficient in {false['sufficient']}, "
+        f"necessary in {false['necessary']} and redundant in {false['redundant']} of them. With {PAIRS} pairs {right} of "
+        f"{earned} words that planted heads earn are given.",
         f"| the 3 selected heads | {_interval(regroup['top_k']['recovery'])} | {wrong['top_k']} | {turned['top_k']} |",
         f"| the 3 heads ranked last | {_interval(regroup['bottom_k']['recovery'])} | {wrong['bottom_k']} | "
         f"{turned['bottom_k']} |",
