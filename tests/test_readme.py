@@ -95,8 +95,8 @@ def _sentences() -> list[str]:
         f"repair {_interval(REPAIR['right_to_wrong']['fixed'], 1)} of the wrong answers; from other wrongly answered "
         f"ones, the control, they repair {_interval(REPAIR['wrong_to_wrong']['fixed'], 1)}.",
         f"In {PLANTED['nulls']} circuits without such a head, one is called sufficient in {false['sufficient']}, "
-        f"necessary in {false['necessary']} and redundant in {false['redundant']} of them. With {PAIRS} pairs {right} of "
-        f"{earned} words that planted heads earn are given.",
+        f"necessary in {false['necessary']} and redundant in {false['redundant']} of them. With {PAIRS} pairs {right} "
+        f"of {earned} words that planted heads earn are given.",
         f"| the 3 selected heads | {_interval(regroup['top_k']['recovery'])} | {wrong['top_k']} | {turned['top_k']} |",
         f"| the 3 heads ranked last | {_interval(regroup['bottom_k']['recovery'])} | {wrong['bottom_k']} | "
         f"{turned['bottom_k']} |",

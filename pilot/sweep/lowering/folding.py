@@ -71,6 +71,23 @@ def rounded(value: Affine, like: Tensor) -> Affine:
     return Affine(weight, None if value.bias is None else value.bias.to(like.dtype).contiguous())
 
 
+def separate_projections(attn: Any, norm_weight: Tensor, like: Tensor) -> dict[str, Any]:
+    """What the attention modules of Llama and its kin have in common, as arguments of AttentionProgram."""
+    q, k, v = (
+        rounded(after_norm(norm_weight, None, linear(each)), like) for each in (attn.q_proj, attn.k_proj, attn.v_proj)
+    )
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "out": rounded(linear(attn.o_proj), like),
+        "n_heads": attn.config.num_attention_heads,
+        "n_kv_heads": attn.config.num_key_value_heads,
+        "head_dim": attn.head_dim,
+        "scale": attn.scaling,
+    }
+
+
 def rms_norm(weight: Tensor, eps: float, like: Tensor) -> RmsNorm:
     """A norm that stays where it is, in the dtype of `like`."""
     return RmsNorm(weight.to(like.dtype), eps)

@@ -8,7 +8,16 @@ from typing import Any
 
 from torch import Tensor
 
-from pilot.sweep.lowering.folding import after_norm, joined, linear, refuse, rms_norm, rotary, rounded
+from pilot.sweep.lowering.folding import (
+    after_norm,
+    joined,
+    linear,
+    refuse,
+    rms_norm,
+    rotary,
+    rounded,
+    separate_projections,
+)
 from pilot.sweep.program import AttentionProgram, LayerProgram, MlpProgram, Program, RmsNorm, Rotary
 
 
@@ -32,19 +41,8 @@ def lower(model: Any) -> Program:
 
 def _layer(layer: Any, turn: Rotary, like: Tensor) -> LayerProgram:
     attn, mlp, before, middle = layer.self_attn, layer.mlp, layer.input_layernorm, layer.pre_feedforward_layernorm
-    q, k, v = (
-        rounded(after_norm(_weight(before), None, linear(map_)), like)
-        for map_ in (attn.q_proj, attn.k_proj, attn.v_proj)
-    )
     attention = AttentionProgram(
-        q=q,
-        k=k,
-        v=v,
-        out=rounded(linear(attn.o_proj), like),
-        n_heads=attn.config.num_attention_heads,
-        n_kv_heads=attn.config.num_key_value_heads,
-        head_dim=attn.head_dim,
-        scale=attn.scaling,
+        **separate_projections(attn, _weight(before), like),
         eps=before.eps,
         rotary=turn,
         q_norm=_norm(attn.q_norm, like),

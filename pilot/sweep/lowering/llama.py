@@ -6,7 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from pilot.sweep.lowering.folding import after_norm, joined, linear, refuse, rms_norm, rotary, rounded
+from pilot.sweep.lowering.folding import (
+    after_norm,
+    joined,
+    linear,
+    refuse,
+    rms_norm,
+    rotary,
+    rounded,
+    separate_projections,
+)
 from pilot.sweep.program import AttentionProgram, LayerProgram, MlpProgram, Program, Rotary
 
 
@@ -25,23 +34,13 @@ def lower(model: Any) -> Program:
 
 def _layer(layer: Any, turn: Rotary, like: Tensor) -> LayerProgram:
     attn, mlp, before, middle = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
-    q, k, v = (
-        rounded(after_norm(before.weight, None, linear(map_)), like) for map_ in (attn.q_proj, attn.k_proj, attn.v_proj)
-    )
-    norms = {
+    norms: dict[str, Any] = {
         name: rms_norm(getattr(attn, name).weight, getattr(attn, name).variance_epsilon, like)
         for name in ("q_norm", "k_norm")
         if hasattr(attn, name)
     }
     attention = AttentionProgram(
-        q=q,
-        k=k,
-        v=v,
-        out=rounded(linear(attn.o_proj), like),
-        n_heads=attn.config.num_attention_heads,
-        n_kv_heads=attn.config.num_key_value_heads,
-        head_dim=attn.head_dim,
-        scale=attn.scaling,
+        **separate_projections(attn, before.weight, like),
         eps=before.variance_epsilon,
         rotary=turn,
         window=_window(attn),
