@@ -81,7 +81,8 @@ class PretendedGpu(TorchDispatchMode):
         if operation.namespace == "pilot" and known:  # it has no kernel for the GPU: its eager twin runs, step by step
             with self:
                 twin = operation.overloadpacket.__name__.removesuffix("_out")
-                return getattr(pilot.ops, f"eager_{twin}")(*args, **kwargs)
+                result = getattr(pilot.ops, f"eager_{twin}")(*args, **kwargs)
+            return result if operation._schema.returns else None
         if operation not in MOVES and known:
             _check_one_device(operation, args, tensors)
         to = args[0].device if operation is aten.copy_.default else kwargs.get("device")
