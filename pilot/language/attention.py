@@ -30,8 +30,8 @@ from pilot.ops.patched_attention import patched_attention
 NAME = "pilot"
 
 
-@dataclass
-class LayerPatch:
+@dataclass(eq=False)  # each is itself: blocks of equal patches nest
+class PatchedLayer:
     """What is replaced in one layer: the heads of `patches`, by those of z (B or 1, T, H, D).
 
     `impl` is that of `patched_attention`; `applied` counts the forwards in which the layer was patched.
@@ -60,7 +60,7 @@ class LayerPatch:
 
 
 # The patches of every attention module that is under `head_patches`, outer ones first.
-_PATCHES: WeakKeyDictionary[nn.Module, list[LayerPatch]] = WeakKeyDictionary()
+_PATCHES: WeakKeyDictionary[nn.Module, list[PatchedLayer]] = WeakKeyDictionary()
 
 
 def register() -> None:
@@ -102,7 +102,7 @@ def head_patches(
     by_layer: dict[int, list[HeadPatch]] = {}
     for patch in intervention:
         by_layer.setdefault(patch.layer, []).append(patch)
-    added = {modules[layer]: LayerPatch(patches, z[layer], impl) for layer, patches in by_layer.items()}
+    added = {modules[layer]: PatchedLayer(patches, z[layer], impl) for layer, patches in by_layer.items()}
     forwards = 0
 
     def count(*_: object) -> None:
@@ -176,11 +176,11 @@ def attention(
     return z, None
 
 
-def _takes_fused(query: Tensor, key: Tensor, value: Tensor, patch: LayerPatch) -> bool:
+def _takes_fused(query: Tensor, key: Tensor, value: Tensor, patch: PatchedLayer) -> bool:
     return query.shape[-1] == value.shape[-1] and which_impl(patch.impl, query, key, value, patch.z) == "fused"
 
 
-def _patched(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, patch: LayerPatch) -> Tensor:
+def _patched(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, patch: PatchedLayer) -> Tensor:
     """Causal attention by the operator, (B, Tq, H, D), heads under the patch replaced as it goes."""
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     source, row = patch.source(q), torch.arange(len(q), device=q.device)

@@ -244,3 +244,15 @@ def test_register_twice_changes_nothing():
     found = AttentionInterface()[NAME]
     register()
     assert AttentionInterface()[NAME] is found
+
+
+@torch.no_grad()
+def test_blocks_of_the_same_heads_nest(llama):
+    patch = (HeadPatch(0, 1),)
+    outer, inner = head_outputs(llama, ids(seed=2)), head_outputs(llama, ids(seed=3))
+    with replaced(llama, patch, inner):
+        expected = llama(ids()).logits
+    own = llama(ids()).logits
+    with head_patches(llama, patch, outer), head_patches(llama, patch, inner):
+        torch.testing.assert_close(llama(ids()).logits, expected, atol=1e-4, rtol=1e-4)
+    assert llama(ids()).logits.equal(own)
