@@ -161,7 +161,8 @@ class PairExperiment:
             ).numpy()
             change[:, batch.index] = measured[..., 0] - self.ld_recipient[batch.index]
             kl[:, batch.index], adopted[:, batch.index] = measured[..., 1], measured[..., 2] > 0
-        for batch in self._batches("recipient"):
+            kept[:, batch.index] = measured[..., 3] > 0
+        for batch in self._batches("recipient") if self._answers_are_read else []:
             given = self.engine.run(
                 batch.inputs,
                 donor(batch),
@@ -189,6 +190,11 @@ class PairExperiment:
         """Of each intervention, over all pairs: (n,)."""
         return np.asarray(self.changes(interventions).sum(1, dtype=np.float64) / self.gap.sum())
 
+    @property
+    def _answers_are_read(self) -> bool:
+        """Whether an answer has tokens after its first, so that a run depends on the answer that it is followed by."""
+        return any(len(prompt.answer) > 1 for prompt in (*self.recipients, *self.donors))
+
     def _batches(self, forced: str) -> list[Batch]:
         """The recipients' runs, followed by the answers of the "donor" or of the "recipient"."""
         answered = {"donor": self.donors, "recipient": self.recipients}[forced]
@@ -213,15 +219,21 @@ class PairExperiment:
         return measure
 
     def _all_measures(self, batch: Batch) -> Measure:
-        """LD, KL and whether the forced answer is given, of logits at the contrast and the answer."""
+        """LD, KL, whether the forced answer is given, and whether the recipient's token is where the answers part.
+
+        The logits are those at the contrast and the answer.
+        """
         logit_difference, answer_given = self._logit_difference(batch), _answer_given(batch)
         donor_log_probs = self.unpatched.donor_log_probs[batch.index]
+        recipient_token = self._recipient_token[batch.index]
 
         def measure(logits: Tensor, pair: Tensor) -> Tensor:
             log_probs, wanted = logits[:, 0].log_softmax(-1), donor_log_probs.to(logits.device)[pair]
             kl = (wanted.exp() * (wanted - log_probs)).sum(-1, keepdim=True)
             kl = kl.clamp(min=0)  # rounding makes equal ones differ
-            return torch.cat([logit_difference(logits, pair), kl, answer_given(logits[:, 1:], pair)], dim=1)
+            given = logits[:, 0].argmax(-1) == recipient_token.to(logits.device)[pair]
+            adopted = answer_given(logits[:, 1:], pair)
+            return torch.cat([logit_difference(logits, pair), kl, adopted, given[:, None].to(kl.dtype)], dim=1)
 
         return measure
 

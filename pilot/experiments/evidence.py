@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pilot.errors import PilotError
+from pilot.experiments.donors import TokenDonor
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.statistics import adjusted, bootstrap_test, sign_tests
 from pilot.experiments.subsets import SubsetEffects
@@ -61,12 +62,22 @@ def measure_evidence(experiment: PairExperiment, heads: Sequence[Intervention]) 
     return Evidence(change, (change.sum(0) - change) / (len(heads) - 1), experiment.gap)
 
 
-def wrong_donor_changes(experiment: PairExperiment, interventions: Sequence[Intervention]) -> np.ndarray:
-    """What the interventions do with a wrong donor, NaN for pairs that have none: (n, P)."""
+def wrong_donor_changes(
+    experiment: PairExperiment, interventions: Sequence[Intervention], pairs: Sequence[int] | None = None
+) -> np.ndarray:
+    """What the interventions do with a wrong donor, NaN for pairs that have none: (n, P).
+
+    pairs   only those of these numbers, P of them; their donors may be of other pairs
+    """
     index, donor = experiment.wrong_donor()
-    changes = np.full((len(interventions), len(experiment)), np.nan)
-    if len(index):
-        changes[:, index] = experiment.take(index).changes(interventions, donor)
+    donors = dict(zip(index.tolist(), donor.tokens, strict=True))
+    chosen = range(len(experiment)) if pairs is None else pairs
+    changes = np.full((len(interventions), len(chosen)), np.nan)
+    places = [place for place, pair in enumerate(chosen) if pair in donors]
+    if places:
+        controlled = [chosen[place] for place in places]
+        others = TokenDonor([donors[pair] for pair in controlled])
+        changes[:, places] = experiment.take(np.array(controlled)).changes(interventions, others)
     return changes
 
 

@@ -9,7 +9,7 @@ Shapes: n heads, 2**n sets, P pairs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -19,13 +19,14 @@ import torch
 
 from pilot.errors import PilotError
 from pilot.experiments.effects import PairExperiment
+from pilot.experiments.parts import in_parts, measured_in_parts
 from pilot.experiments.shapley import best_of_each_size, shapley, shapley_interactions
 from pilot.experiments.statistics import Estimates, bootstrap_ratio
 from pilot.interventions import Intervention, head_subsets
 from pilot.runtime.shards import Shards
 
 MOST_HEADS = 20  # a million sets
-PAIRS_PER_CHUNK = 32  # what a kill can cost, and what a process computes at a time: some seconds for 2**16 sets
+PAIRS_PER_PART = 32  # what a kill can cost, and what a process computes at a time: some seconds for 2**16 sets
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,21 +87,9 @@ def measure_subsets(
     def changes(pairs: list[int]) -> dict[str, torch.Tensor]:
         return {"change": torch.from_numpy(experiment.take(np.array(pairs)).changes(sets))}
 
-    order = _sharing_order(experiment)
-    chunks = [order[start : start + PAIRS_PER_CHUNK] for start in range(0, len(order), PAIRS_PER_CHUNK)]
-    parameters = {
-        "heads": heads,
-        "direction": experiment.direction,
-        "impl": experiment.engine.impl,
-        "pairs": [(pair.clean, pair.corrupt) for pair in experiment.pairs],
-    }
-    results = map(changes, chunks) if shards is None else shards.results(parameters, chunks, changes)
-    if results is None:
-        return None
-    change = np.empty((len(sets), len(experiment)), dtype=np.float32)
-    for pairs, result in zip(chunks, results, strict=True):
-        change[:, pairs] = result["change"]
-    return SubsetEffects(heads, change, experiment.gap)
+    parts = in_parts(_sharing_order(experiment), PAIRS_PER_PART)
+    measured = measured_in_parts(experiment, parts, changes, shards, {"sets of": heads})
+    return None if measured is None else SubsetEffects(heads, measured["change"], experiment.gap)
 
 
 def _sharing_order(experiment: PairExperiment) -> list[int]:
@@ -113,21 +102,24 @@ def _sharing_order(experiment: PairExperiment) -> list[int]:
 
 
 def best_sets(
-    chosen_on: SubsetEffects, measured_on: SubsetEffects, ranked: Intervention, resamples: int, seed: int
+    chosen_on: SubsetEffects,
+    measured_on: SubsetEffects,
+    rankings: Mapping[str, Intervention],
+    resamples: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """Recovery by number of heads: rows of size, set, heads, value, low, high, optimism.
 
-    set        "best": the set worth most on the pairs of `chosen_on`; "ablation": the first heads of `ranked`;
+    rankings   all heads in some order, by the name of the order
+    set        "best": the set worth most on the pairs of `chosen_on`; the name of a ranking: its first heads;
                "average": the mean of all sets of that size, which has no interval. All are measured on the pairs of
                `measured_on`
     optimism   of "best": how much more it is worth on the pairs that it was chosen on, the winner's curse that
                measuring on others removes
     """
     heads = measured_on.heads
-    sets = {
-        "best": best_of_each_size(chosen_on.mean_recovery).tolist(),
-        "ablation": np.cumsum([0, *(1 << heads.index(head) for head in ranked)]).tolist(),
-    }
+    sets = {"best": best_of_each_size(chosen_on.mean_recovery).tolist()}
+    sets |= {name: _first_of(ranking, heads) for name, ranking in rankings.items()}
     rows: list[dict[str, Any]] = []
     for name, masks in sets.items():
         recovery = measured_on.recovery(masks, resamples, np.random.default_rng(seed))
@@ -141,3 +133,29 @@ def best_sets(
         {"size": size, "set": "average", "value": float(worth[sizes == size].mean())} for size in range(len(heads) + 1)
     ]
     return rows
+
+
+def best_sets_and_sums(
+    chosen_on: SubsetEffects, measured_on: SubsetEffects, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    """`best_sets` against what patching one head at a time tells, with two more kinds of `set`.
+
+    "single"   the heads of largest effect alone, on the pairs of `chosen_on`
+    "sum"      the same heads, and the sum of what each recovers alone: what the set would recover if heads did not
+               interact
+    """
+    heads = measured_on.heads
+    alone = [1 << i for i in range(len(heads))]
+    order = np.argsort(-chosen_on.mean_recovery[alone], kind="stable")
+    ranking = tuple(heads[i] for i in order)
+    rows = best_sets(chosen_on, measured_on, {"single": ranking}, resamples, seed)
+    change = measured_on.change[alone][order].cumsum(0, dtype=np.float64)
+    sums = bootstrap_ratio(np.vstack([0 * change[:1], change]), measured_on.gap, resamples, np.random.default_rng(seed))
+    single = [row for row in rows if row["set"] == "single"]
+    return rows + [row | {"set": "sum"} | asdict(sums[row["size"]]) for row in single]
+
+
+def _first_of(ranking: Intervention, heads: Intervention) -> list[int]:
+    """The numbers of the sets of the first 0, 1, 2, ... heads of a ranking."""
+    numbers: list[int] = np.cumsum([0, *(1 << heads.index(head) for head in ranking)]).tolist()
+    return numbers

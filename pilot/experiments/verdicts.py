@@ -15,16 +15,19 @@ Shapes: n targets, P pairs.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, TypedDict
+from dataclasses import asdict, dataclass
+from typing import Any, TypedDict, overload
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pilot.errors import PilotError
 from pilot.experiments.effects import Effects, PairExperiment
 from pilot.experiments.evidence import Evidence, check_resamples, wrong_donor_changes
 from pilot.experiments.pairs import FEWEST
 from pilot.experiments.params import CounterfactualParams
+from pilot.experiments.parts import in_parts, measured_in_parts
 from pilot.experiments.statistics import (
     Estimates,
     adjusted,
@@ -34,7 +37,9 @@ from pilot.experiments.statistics import (
 )
 from pilot.inputs.pairs import DIRECTIONS
 from pilot.interventions import Intervention, single_heads
+from pilot.runtime.shards import Shards
 
+PAIRS_PER_PART = 8  # what a kill can cost: half a minute for the 270 heads of a model of 135 million parameters
 WORDS = {"denoising": "sufficient", "noising": "necessary"}
 
 EstimateRow = dict[str, Any]  # {"value": ..., "low": ..., "high": ...}
@@ -64,12 +69,28 @@ class TargetRow(TypedDict, total=False):
     p_bh: float
 
 
+@overload
 def measure_targets(
     experiment: PairExperiment, targets: Mapping[str, Intervention], params: CounterfactualParams
-) -> dict[str, TargetRow]:
+) -> dict[str, TargetRow]: ...
+@overload
+def measure_targets(
+    experiment: PairExperiment,
+    targets: Mapping[str, Intervention],
+    params: CounterfactualParams,
+    shards: Shards | None,
+) -> dict[str, TargetRow] | None: ...
+def measure_targets(
+    experiment: PairExperiment,
+    targets: Mapping[str, Intervention],
+    params: CounterfactualParams,
+    shards: Shards | None = None,
+) -> dict[str, TargetRow] | None:
     """One row of measures for each target; with a target "top_k" also "random_k": random sets as large, on average.
 
     targets   interventions by name: every single head by its own name (`L2H2`), "all_heads", and any other
+    shards    with them the processes of the group share the work, and a killed run resumes; all but the main process
+              return None
 
     Raises PilotError for fewer than two pairs, for too few resamples to tell at `params.level`, and if a control whose
     result is known beforehand comes out otherwise: then nothing here can be believed.
@@ -83,8 +104,11 @@ def measure_targets(
     rng = np.random.default_rng(params.seed)
     interventions = list(targets.values())
     random_sets = _random_sets(targets, params.random_sets, rng)
-    effects = experiment.effects([*interventions, *random_sets])
-    _check_known(experiment, effects, targets, params.tolerance)
+    measured = _measure(experiment, interventions, random_sets, shards)
+    if measured is None:
+        return None
+    effects, wrong = measured.effects, measured.wrong_donor
+    _check_known(experiment, measured, targets, params.tolerance)
 
     n = len(targets)
     groups = {name: [i] for i, name in enumerate(targets)}
@@ -96,7 +120,6 @@ def measure_targets(
         name: _row(effects, members, experiment.gap, recovery, i) for i, (name, members) in enumerate(groups.items())
     }
 
-    wrong = wrong_donor_changes(experiment, interventions)
     controlled = ~np.isnan(wrong[0])
     if controlled.any():
         wrong_recovery = bootstrap_ratio(wrong[:, controlled], experiment.gap[controlled], params.resamples, rng)
@@ -124,13 +147,54 @@ def _random_sets(targets: Mapping[str, Intervention], number: int, rng: np.rando
     return [tuple(heads[i] for i in sorted(rng.choice(len(heads), size, replace=False))) for _ in range(number)]
 
 
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """What n targets, and the random sets after them, do to P pairs.
+
+    effects       of all of them
+    self_donor    (n, P) LD changes with the recipient's own head outputs
+    wrong_donor   (n, P) LD changes with a wrong donor's, NaN for pairs that have none
+    """
+
+    effects: Effects
+    self_donor: np.ndarray
+    wrong_donor: np.ndarray
+
+
+def _measure(
+    experiment: PairExperiment,
+    interventions: Sequence[Intervention],
+    random_sets: Sequence[Intervention],
+    shards: Shards | None,
+) -> _Measured | None:
+    """None in all processes but the main one."""
+
+    def measure(pairs: list[int]) -> dict[str, Tensor]:
+        part = experiment.take(np.array(pairs))
+        arrays = {
+            **vars(part.effects([*interventions, *random_sets])),
+            "self_donor": part.changes(interventions, part.self_donor),
+            "wrong_donor": wrong_donor_changes(experiment, interventions, pairs),
+        }
+        return {name: torch.from_numpy(values) for name, values in arrays.items()}
+
+    every = range(len(experiment))
+    parts = in_parts(every, len(every) if shards is None else PAIRS_PER_PART)
+    parameters = {"targets": [*interventions, *random_sets]}
+    measured = measured_in_parts(experiment, parts, measure, shards, parameters)
+    if measured is None:
+        return None
+    controls = measured.pop("self_donor"), measured.pop("wrong_donor")
+    return _Measured(Effects(**measured), *controls)
+
+
 def _check_known(
-    experiment: PairExperiment, effects: Effects, targets: Mapping[str, Intervention], tolerance: float
+    experiment: PairExperiment, measured: _Measured, targets: Mapping[str, Intervention], tolerance: float
 ) -> None:
     all_heads = list(targets).index("all_heads")
     same_token = np.array([pair.clean.ids[-1] == pair.corrupt.ids[-1] for pair in experiment.pairs])
-    moved = np.abs(experiment.changes(list(targets.values()), experiment.self_donor)).max()
-    missed = np.abs(effects.change[all_heads] - experiment.gap).max(where=same_token, initial=0)
+    moved = np.abs(measured.self_donor).max()
+    missed = np.abs(measured.effects.change[all_heads] - experiment.gap).max(where=same_token, initial=0)
     if max(moved, missed) > tolerance:
         raise PilotError(
             f"the known controls fail: the recipient's own head outputs move its logit difference by {moved:.3g}, and "

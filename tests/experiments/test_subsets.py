@@ -41,7 +41,7 @@ def test_pairs_of_prompts_can_be_taken_more_than_once():
 def test_best_sets_are_chosen_on_some_pairs_and_measured_on_others():
     chosen = effects_of({A: 0.9, B: 0.1, A | B: 0.2, A | C: 0.8, 7: 1.0})
     measured = effects_of({A: 0.3, B: 0.6, C: 0.0, A | B: 0.9, A | C: 0.4, B | C: 0.5, 7: 1.0})
-    rows = best_sets(chosen, measured, (HEADS[1], HEADS[2], HEADS[0]), resamples=200, seed=0)
+    rows = best_sets(chosen, measured, {"ablation": (HEADS[1], HEADS[2], HEADS[0])}, resamples=200, seed=0)
     found = {(row["set"], row["size"]): (row.get("heads"), round(row["value"], 6)) for row in rows}
     assert found == {
         ("best", 0): ("", 0),
@@ -61,7 +61,7 @@ def test_best_sets_are_chosen_on_some_pairs_and_measured_on_others():
 
 def test_the_optimism_of_a_best_set_is_what_the_choice_added_to_it():
     chosen, measured = effects_of({A: 0.9, 7: 1.0}), effects_of({A: 0.3, B: 0.6, 7: 1.0})
-    rows = best_sets(chosen, measured, HEADS, resamples=200, seed=0)
+    rows = best_sets(chosen, measured, {"ablation": HEADS}, resamples=200, seed=0)
     optimism = {row["size"]: row["optimism"] for row in rows if row["set"] == "best"}
     assert optimism == pytest.approx({0: 0, 1: 0.6, 2: 0, 3: 0}, abs=1e-6)
     assert all("optimism" not in row for row in rows if row["set"] != "best")

@@ -14,6 +14,7 @@ from pilot.arithmetic.examples import buckets_by_length, read_examples, write_ex
 from pilot.arithmetic.pairs import read_pairs
 from pilot.arithmetic.sampling import draw_pairs
 from pilot.arithmetic.scoring import score_model
+from pilot.experiments.counterfactual import TABLES
 from pilot.models.checkpoint import load_model, save_model
 from pilot.models.transformer import PilotTransformer
 from pilot.reporting.params import load_params
@@ -263,7 +264,7 @@ def test_a_diverged_model_is_refused_and_nothing_written(analysed, capsys):
 def test_without_every_set_of_heads_the_tables_of_sets_have_no_rows(analysed):
     write_params(analysed / "params.yaml", counterfactual={"exhaustive": False})
     assert counterfactual.main(CHECKPOINT) == 0
-    lines = {name: len((analysed / f"metrics/{name}.csv").read_text().splitlines()) for name in counterfactual.TABLES}
+    lines = {name: len((analysed / f"metrics/{name}.csv").read_text().splitlines()) for name in TABLES}
     assert lines["interactions"] == lines["best_sets"] == 1
     assert lines["head_positions"] > 9
     results = json.loads((analysed / "metrics/counterfactual.json").read_text())
