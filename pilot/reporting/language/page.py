@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from pilot.reporting.language.results import Subject
+from jinja2 import UndefinedError
+
+from pilot.errors import PilotError
+from pilot.reporting import html
+from pilot.reporting.language.findings import findings
+from pilot.reporting.language.headlines import headlines
+from pilot.reporting.language.results import Subject, TaskResults, read_examples, read_results
+from pilot.reporting.matplotlib_figures import figure, png, side_by_side
+from pilot.runtime.files import write_bytes, write_text
 
 Provenance = Mapping[str, Mapping[str, object]]
 
 
-def write_page(
-    metrics: Path, examples: Path, output: Path, *, subject: Subject, provenance: Provenance
-) -> None:
+def write_page(metrics: Path, examples: Path, output: Path, *, subject: Subject, provenance: Provenance) -> None:
     """Write one HTML page that needs no network, and its pictures as PNG files in `metrics`/figures.
 
     metrics      folder of pairs.json, selection.json, counterfactual.json, head_positions.csv, interactions.csv,
@@ -21,9 +28,29 @@ def write_page(
     provenance   title -> name -> value, such as {"Model": {"file": ..., "SHA-256": ..., "licence": ...},
                  "Versions": pilot.reporting.provenance.versions(), "Parameters": {...}}
 
+    Besides a picture of each plot, summary.png shows every head alone and the best sets.
+
     Raises PilotError that names a file that is missing, damaged or of another version.
     """
-    raise NotImplementedError
+    worked = read_examples(examples)
+    with _readable(metrics) as results:
+        found = findings(results)
+        images = {finding.name: png(figure(finding.plot)) for finding in found if finding.plot}
+        plots = {finding.name: finding.plot for finding in found if finding.plot}
+        summary = png(side_by_side([plots[name] for name in ("recovery", "best_sets") if name in plots]))
+        page = html.render(
+            "language.html",
+            found,
+            images,
+            worked,
+            subject=subject,
+            headlines=headlines(results),
+            players=results.players,
+            provenance=provenance,
+        )
+    for name, image in {**images, "summary": summary}.items():
+        write_bytes(metrics / "figures" / f"{name}.png", image)
+    write_text(output, page)
 
 
 def write_overview(metrics: Mapping[Subject, Path], output: Path, *, provenance: Provenance) -> None:
@@ -34,3 +61,15 @@ def write_overview(metrics: Mapping[Subject, Path], output: Path, *, provenance:
     Raises PilotError as write_page does.
     """
     raise NotImplementedError
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[TaskResults]:
+    """The results of a folder, and a PilotError where they lack what is read of them."""
+    results = read_results(folder)
+    try:
+        yield results
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration, UndefinedError) as error:
+        raise PilotError(
+            f"{folder}: results of another version, or damaged ({error!r}); make them again: dvc repro -f"
+        ) from None
