@@ -42,11 +42,12 @@ def side_by_side(plots: Sequence[Plot]) -> Figure:
 
 
 def side_by_side(plots: Sequence[Plot]) -> Figure:
-    """Plots in one figure, the panels of each below each other."""
-    height = max(_total_height(plot, across=1) for plot in plots)
-    result = plt.figure(figsize=(5 * len(plots), height), layout="constrained")
-    for part, plot in zip(np.atleast_1d(result.subfigures(1, len(plots))), plots, strict=True):
-        _draw(plot, part, across=1)
+    """Plots in one figure: the panels of heatmaps next to each other, others below each other."""
+    across = [plot.across if plot.kind == "heatmap" else 1 for plot in plots]
+    height = max(map(_total_height, plots, across))
+    result = plt.figure(figsize=(6 * len(plots), height), layout="constrained")
+    for part, plot, n in zip(np.atleast_1d(result.subfigures(1, len(plots))), plots, across, strict=True):
+        _draw(plot, part, n)
     return result
 
 
@@ -76,7 +77,7 @@ def _draw(plot: Plot, figure: FigureBase, across: int) -> None:
     if plot.kind == "heatmap":
         figure.colorbar(image, ax=axes, label=plot.value)
     elif len(handles) > 1:
-        figure.legend(handles, names, frameon=False, loc="outside upper center", ncols=3)
+        figure.legend(handles, names, frameon=False, loc="outside upper center", ncols=3 if len(handles) % 2 else 2)
 
 
 def _total_height(plot: Plot, across: int) -> float:

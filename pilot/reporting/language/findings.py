@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import accumulate
 
+from pilot.experiments.verdicts import in_words
 from pilot.interventions import parse_heads
 from pilot.reporting.findings.finding import Finding, by_layer, estimate, leading, listed, mark
 from pilot.reporting.findings.subsets import heads_for_half, interactions, optimism, set_panels
@@ -65,8 +66,8 @@ def recovery(results: TaskResults) -> Finding:
             name = leading(effects)
             largest.append(f"by {title} {name} ({effects[name].text('+.2f')}){against}")
     text = (
-        f"Each of the {len(results.heads)} heads alone, on {results.n_pairs} confirm pairs. Red heads move the answer "
-        f"towards the donor's, blue ones away from it. The largest recovery: {'; '.join(largest)}. The intervals are of "
+        f"Each of the {len(results.heads)} heads alone, on {results.n_pairs} confirm pairs. Red heads move the answer to "
+        f"the donor's, blue ones away from it. The largest recovery: {'; '.join(largest)}. The intervals are of "
         "each head by itself: among so many, a few exclude zero by chance."
     )
     return Finding("recovery", "Every head alone", text, Plot("heatmap", panels, "layer", "head", "recovery"))
@@ -109,7 +110,7 @@ def _half(values: Mapping[str, Mark]) -> str:
 
 def verdict(results: TaskResults) -> Finding:
     verdicts, stability = results.counterfactual["verdict"], results.counterfactual["stability"]
-    words = list(next(iter(verdicts.values())))
+    words = list(next(iter(verdicts.values())))  # sufficient, necessary and, if all sets were measured, redundant
     named = [name for name in results.heads if name not in results.players and any(verdicts[name].values())]
     rows = []
     for name in (*results.players, *named):
@@ -117,7 +118,7 @@ def verdict(results: TaskResults) -> Finding:
         for direction, effects in results.effects.items():
             numbers += [f"{estimate(effects[name]['recovery']):+.2f}", f"{effects[name]['p_holm']:.2g}"]
             numbers.append(f"{stability[direction][name]:.0%}" if name in stability[direction] else "")
-        rows.append([name, *("yes" if verdicts[name].get(word) else "-" for word in words), *numbers])
+        rows.append([name, in_words(verdicts[name]), *numbers])
     held = (f"{word.capitalize()}: {listed(results.holding(word), 'no head')}." for word in words)
     text = (
         f"{' '.join(held)} The p-values are corrected for all {len(results.heads)} heads (Holm). Stability is the share "
@@ -125,7 +126,7 @@ def verdict(results: TaskResults) -> Finding:
         "any other head that a word applies to."
     )
     columns = ("recovery", "p", "stability")
-    header = ["head", *words, *(f"{direction}: {column}" for direction in results.effects for column in columns)]
+    header = ["head", "verdict", *(f"{direction}: {column}" for direction in results.effects for column in columns)]
     return Finding("verdict", "The verdict on each head", text, values=Table(header, rows))
 
 
