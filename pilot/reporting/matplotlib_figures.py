@@ -26,15 +26,6 @@ plt.rcParams.update({"figure.dpi": 130, "font.size": 9, "axes.spines.top": False
 
 def figure(plot: Plot) -> Figure:
     """All panels in one figure, `plot.across` of them in a row."""
-    result = plt.figure(
-        figsize=(9 if len(plot.panels) > 1 else 7, _total_height(plot, plot.across)), layout="constrained"
-    )
-    _draw(plot, result, plot.across)
-    return result
-
-
-def side_by_side(plots: Sequence[Plot]) -> Figure:
-    """Plots in one figure, the panels of each below each other."""
     width = 9 if len(plot.panels) > 1 else 7
     result = plt.figure(figsize=(width, _total_height(plot, plot.across)), layout="constrained")
     _draw(plot, result, plot.across)
@@ -46,7 +37,8 @@ def side_by_side(plots: Sequence[Plot]) -> Figure:
     across = [plot.across if plot.kind == "heatmap" else 1 for plot in plots]
     height = max(map(_total_height, plots, across))
     result = plt.figure(figsize=(6 * len(plots), height), layout="constrained")
-    for part, plot, n in zip(np.atleast_1d(result.subfigures(1, len(plots))), plots, across, strict=True):
+    parts = result.subfigures(1, len(plots), squeeze=False)
+    for part, plot, n in zip(parts.flat, plots, across, strict=True):
         _draw(plot, part, n)
     return result
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from pilot.runtime.files import write_json, write_text
 
 DIRECTIONS = ("denoising", "noising")
-TOKENS = ["When", " [Mary]", " and", " [John]", " went", " to", " the", " store", ",", " [John]", " gave", " a", " drink", " to"]  # fmt: skip
+TOKENS = [
+    "When", " [Mary]", " and", " [John]", " went", " to", " the", " store", ",", " [John]", " gave", " a", " drink", " to",
+]  # fmt: skip
 CLEAN = [token.replace("[", "").replace("]", "") for token in TOKENS]
 
 
@@ -127,11 +129,18 @@ def _counterfactual(single: Mapping[str, float], players: Sequence[str], togethe
 def _head_positions(single: Mapping[str, float]) -> list[dict]:
     peaks = {name: (9, 13, 3)[i % 3] for i, name in enumerate(single)}
     return [
-        {"direction": direction, "head": name, "position": t, "symbol": token, "value": value * (t == peaks[name]), "pairs": 44}
+        {
+            "direction": direction,
+            "head": name,
+            "position": t,
+            "symbol": token,
+            "value": value * (t == peaks[name]),
+            "pairs": 44,
+        }
         for direction in DIRECTIONS
         for name, value in single.items()
         for t, token in enumerate(TOKENS)
-    ]  # fmt: skip
+    ]
 
 
 def _interactions(players: Sequence[str], together: float) -> list[dict]:

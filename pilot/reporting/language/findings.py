@@ -10,7 +10,7 @@ from pilot.interventions import parse_heads
 from pilot.reporting.findings.finding import Finding, by_layer, estimate, leading, listed, mark
 from pilot.reporting.findings.subsets import heads_for_half, interactions, optimism, set_panels
 from pilot.reporting.language.results import TaskResults
-from pilot.reporting.plot import Mark, Panels, Plot, Table
+from pilot.reporting.plot import Label, Mark, Panels, Plot, Table
 
 SET_WORDS = {
     "best": "best set",
@@ -66,34 +66,33 @@ def recovery(results: TaskResults) -> Finding:
             name = leading(effects)
             largest.append(f"by {title} {name} ({effects[name].text('+.2f')}){against}")
     text = (
-        f"Each of the {len(results.heads)} heads alone, on {results.n_pairs} confirm pairs. Red heads move the answer to "
-        f"the donor's, blue ones away from it. The largest recovery: {'; '.join(largest)}. The intervals are of "
-        "each head by itself: among so many, a few exclude zero by chance."
+        f"Each of the {len(results.heads)} heads alone, on {results.n_pairs} confirm pairs. Red heads move the answer "
+        f"to the donor's, blue ones away from it. The largest recovery: {'; '.join(largest)}. Each interval is of one "
+        "head by itself: among so many, a few exclude zero by chance."
     )
     return Finding("recovery", "Every head alone", text, Plot("heatmap", panels, "layer", "head", "recovery"))
 
 
 def players(results: TaskResults) -> Finding:
     title, shapley = "The players: alone, and their share in sets", results.counterfactual.get("shapley", {})
-    panels: Panels = {}
+    panels: dict[str, dict[str, Mapping[Label, Mark]]] = {}
     shares = []
     for direction, rows in results.effects.items():
-        alone = {name: mark(rows[name]["recovery"]) for name in results.players}
-        panels[direction] = {"alone": dict(alone)}
+        panels[direction] = {"alone": {name: mark(rows[name]["recovery"]) for name in results.players}}
         if direction in shapley:
             values = {name: mark(shapley[direction][name]) for name in results.players}
-            panels[direction]["Shapley value"] = dict(values)
+            panels[direction]["Shapley value"] = {**values}
             shares.append(f"by {direction} {_half(values)}")
     text = (
-        f"The {len(results.players)} heads of largest effect on the select pairs, in that order, measured on the confirm "
-        "pairs."
+        f"The {len(results.players)} heads of largest effect on the select pairs, in that order, measured on the "
+        "confirm pairs."
     )
     if shares:
         text += (
-            " A head's Shapley value is what it adds to the recovery, averaged over all orders in which the players can "
-            "be patched one after another; the values add up to the recovery of all players together. A head whose value "
-            "is larger than its effect alone works through others. The largest values that make up half of the sum: "
-            f"{'; '.join(shares)}."
+            " A head's Shapley value is what it adds to the recovery, averaged over all orders in which the players "
+            "can be patched one after another; the values add up to the recovery of all players together. A head whose "
+            "value is larger than its effect alone works through others. The largest values that make up half of the "
+            f"sum: {'; '.join(shares)}."
         )
     return Finding("players", title, text, Plot("bars", panels, "measure", "head", "recovery"))
 
@@ -121,9 +120,9 @@ def verdict(results: TaskResults) -> Finding:
         rows.append([name, in_words(verdicts[name]), *numbers])
     held = (f"{word.capitalize()}: {listed(results.holding(word), 'no head')}." for word in words)
     text = (
-        f"{' '.join(held)} The p-values are corrected for all {len(results.heads)} heads (Holm). Stability is the share "
-        "of resamples of the select pairs in which the head is among the leading ones. The table has the players, and "
-        "any other head that a word applies to."
+        f"{' '.join(held)} The p-values are corrected for the number of heads (Holm). Stability is the share of "
+        "resamples of the select pairs in which the head is among the leading ones. The table has the players, and any "
+        "other head that a word applies to."
     )
     columns = ("recovery", "p", "stability")
     header = ["head", "verdict", *(f"{direction}: {column}" for direction in results.effects for column in columns)]
@@ -163,10 +162,10 @@ def best_sets(results: TaskResults) -> Finding:
     panels = set_panels(rows, SET_WORDS)
     half = (f"by {direction} {heads_for_half(panel[SET_WORDS['best']])}" for direction, panel in panels.items())
     text = (
-        "All sets of the players were patched. The curves show the recovery by the best set of each number of heads, by "
-        "the heads of largest single effect, what those heads' effects alone add up to, and all sets of that size on "
-        f"average. The best sets are chosen on select pairs and measured on confirm pairs.{optimism(rows)} Heads that it "
-        f"takes to recover half: {'; '.join(half)}."
+        "All sets of the players were patched. The curves show the recovery by the best set of each number of heads, "
+        "by the heads of largest single effect, what those heads' effects alone add up to, and all sets of that size "
+        "on average. The best sets are chosen on the select pairs and measured on the confirm pairs."
+        f"{optimism(rows)} Heads that it takes to recover half: {'; '.join(half)}."
     )
     return Finding("best_sets", title, text, Plot("lines", panels, "set", "heads patched", "recovery"))
 

@@ -34,8 +34,8 @@ def _tested(results: TaskResults) -> str:
     sufficient, necessary = results.holding("sufficient"), results.holding("necessary")
     if not sufficient and not necessary:
         return (
-            f"No head passes the test, corrected for all {len(results.heads)} of them: none is shown to be sufficient or "
-            "necessary alone. That is no proof that none is; more pairs may tell."
+            f"No head passes the test, corrected for all {len(results.heads)} of them: none is shown to be sufficient "
+            "or necessary alone. That does not prove that none is; more pairs may tell."
         )
     return f"Sufficient alone: {listed(sufficient, 'no head')}. Necessary: {listed(necessary, 'no head')}."
 
@@ -45,19 +45,20 @@ def _sets(results: TaskResults) -> list[str]:
     n = len(results.players)
     told = []
     for direction, panel in set_panels(results.best_sets, SET_WORDS).items():
-        best = panel[SET_WORDS["best"]]
-        everything = f"all {n} players together {_number(best[n])}"
+        best, ranked = panel[SET_WORDS["best"]], panel[SET_WORDS["single"]]
+        everything = f"all {n} players together recover {_number(best[n])}"
         half = next((size for size in range(1, n + 1) if best[size].value >= 0.5), None)
         if half is None:
             told.append(f"By {direction} no set of the {n} players recovers half of the difference; {everything}.")
             continue
-        heads = best[half].note.split("+")
-        recover = f"{heads[0]} alone recovers" if half == 1 else f"{listed(heads)} together recover"
-        ranked = panel[SET_WORDS["single"]][half]
-        differs = (
-            f", the {half} heads of largest single effect {ranked.value:.2f}" if ranked.note != best[half].note else ""
+        heads = listed(best[half].note.split("+"))
+        recover = f"{heads}, which recovers" if half == 1 else f"{heads}, which together recover"
+        if ranked[half].note != best[half].note:
+            everything = f"the {half} of largest single effect recover {ranked[half].value:.2f}, {everything}"
+        told.append(
+            f"By {direction} it takes {half} of the {n} players to recover half of the difference: {recover} "
+            f"{_number(best[half])}; {everything}."
         )
-        told.append(f"By {direction} {recover} {_number(best[half])}{differs}; {everything}.")
     return told
 
 
@@ -75,18 +76,19 @@ def _against(results: TaskResults) -> list[str]:
 
 
 def _caveat(results: TaskResults) -> str:
-    """What to be careful about: leading heads that other pairs would not have led to, and what the numbers are of."""
-    stability = results.counterfactual["stability"]
-    shaky = [name for name in results.players if max(by_head.get(name, 0.0) for by_head in stability.values()) < STABLE]
-    drawn_anew = (
-        f"Drawn anew, the select pairs would often put other heads in the place of {listed(shaky)} (stability below "
-        f"{STABLE:.0%}). "
+    """What to be careful about: players that other pairs would not have led to, and what the numbers are of."""
+    by_direction = results.counterfactual["stability"].values()
+    stability = {name: max(by_head.get(name, 0.0) for by_head in by_direction) for name in results.players}
+    shaky = [name for name in results.players if stability[name] < STABLE]
+    others = (
+        f"With other pairs of the same kind, {len(shaky)} of the {len(results.players)} players might not be among "
+        f"them (stability below {STABLE:.0%}: {listed(shaky)}). "
         if shaky
         else ""
     )
     return (
-        f"{drawn_anew}All of this is measured on {results.n_pairs} pairs of this kind and holds for this checkpoint; other "
-        "wordings, words or models may differ."
+        f"{others}All this is measured on {results.n_pairs} pairs of this kind, which had no part in the choice of the "
+        "players, and holds for this checkpoint. Other wordings, words or models may differ."
     )
 
 

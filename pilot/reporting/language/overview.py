@@ -41,8 +41,8 @@ def compared(tasks: ByTask) -> Finding:
             ]
         )
     text = (
-        "Accuracy is the share of clean and of corrupt prompts that the model answers right. The rest is measured on the "
-        "confirm pairs, of which the table gives the number."
+        "Accuracy is the share of clean and of corrupt prompts that the model answers right. The rest is measured on "
+        "the confirm pairs, of which the table gives the number."
     )
     header = ["task", "accuracy", "pairs", "most alone", "sufficient", "necessary", "heads that recover half"]
     return Finding("tasks", "The tasks", text, values=Table(header, rows))
@@ -64,8 +64,8 @@ def heads_by_task(tasks: ByTask) -> Finding:
     shared = {name: [task for task, results in tasks.items() if name in results.players] for name in heads}
     told = [f"{name} ({listed(among)})" for name, among in shared.items() if len(among) > 1]
     text = (
-        f"Recovery by each of the {LEADING} leading heads of every task, in all tasks. Heads that are among the players "
-        f"of more than one task: {listed(told, 'none')}."
+        f"Recovery by each of the {LEADING} leading heads of every task, in all tasks. Those that are among the "
+        f"players of more than one task: {listed(told, 'none')}."
     )
     return Finding("heads_by_task", "Heads by task", text, Plot("heatmap", panels, "head", "task", "recovery"))
 
