@@ -128,7 +128,7 @@ class Counterfactual:
         """Rows of measures by edit, direction and target, and the numbers of pairs, of those with a wrong donor too."""
         effects: dict[str, Any] = {}
         counts: dict[str, Any] = dict(self.usable.counts)
-        for edit in self.usable.counts:
+        for edit in sorted(self.usable.counts, key=lambda edit: edit != self.main_edit):
             if not self.usable.enough(edit, "confirm"):
                 continue
             confirm = self.usable.groups[edit, "confirm"]

@@ -56,7 +56,12 @@ def usable_pairs(engine: SweepEngine, pairs: Sequence[TokenPair], min_logit_gap:
 
     Raises PilotError without pairs, and for logits that are not finite.
     """
-    experiment = PairExperiment(engine, pairs, "denoising")
+    return usable_of(PairExperiment(engine, pairs, "denoising"), min_logit_gap)
+
+
+def usable_of(experiment: PairExperiment, min_logit_gap: float) -> UsablePairs:
+    """Those of the pairs of an experiment, whatever its direction. See `usable_pairs`."""
+    pairs = experiment.pairs
     right = experiment.both_right
     usable = right & (experiment.gap >= min_logit_gap)
     groups: dict[tuple[str, str], list[TokenPair]] = {}

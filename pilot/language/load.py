@@ -49,7 +49,7 @@ def load_language_model(path: Path | str, device: str | torch.device = "cpu") ->
     transformers = require_transformers()
     where = _where(path)
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True, "ignore_mismatched_sizes": True}
-    with _quiet():
+    with quiet():
         if path.is_dir():
             config = _read(path, "model", lambda: transformers.AutoConfig.from_pretrained(**where))
             _check_folder(path, config, known=type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING)
@@ -68,7 +68,7 @@ def load_tokenizer(path: Path | str) -> PreTrainedTokenizerBase:
     """The tokenizer beside the weights in a Hugging Face folder, or in a GGUF file. Raises PilotError without one."""
     path = Path(path)
     transformers, where = require_transformers(), _where(path)
-    with _quiet():
+    with quiet():
         tokenizer: PreTrainedTokenizerBase = _read(
             path, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(**where)
         )
@@ -125,7 +125,7 @@ def _is_causal(model: PreTrainedModel) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Within the block transformers prints no warnings, reports or progress bars: what matters is raised."""
     from transformers.utils import logging
 

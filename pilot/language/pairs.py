@@ -25,12 +25,19 @@ from pilot.runtime.records import check_keys, read_records
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Why a pair is left out.
-UNEQUAL_LENGTHS = "its two prompts have different numbers of tokens"
-SAME_PROMPTS = "its two prompts are the same tokens"
-MERGED = "the tokens of a prompt change when the answer follows it"
-ANSWERS_DO_NOT_PART = "its answers are the same tokens, or one is the start of the other"
-TOO_LONG = "it is longer than the model's context"
+# Why a pair is left out: short names, and the same in words.
+UNEQUAL_LENGTHS = "unequal_lengths"
+SAME_PROMPTS = "same_prompts"
+MERGED = "merged_tokens"
+ANSWERS_DO_NOT_PART = "answers_do_not_part"
+TOO_LONG = "too_long"
+REASONS = {
+    UNEQUAL_LENGTHS: "its two prompts have different numbers of tokens",
+    SAME_PROMPTS: "its two prompts are the same tokens",
+    MERGED: "the tokens of a prompt change when the answer follows it",
+    ANSWERS_DO_NOT_PART: "its answers are the same tokens, or one is the start of the other",
+    TOO_LONG: "it is longer than the model's context",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ def _is_text(value: object) -> bool:
 
 
 class TokenisedPairs(NamedTuple):
-    """The pairs that can be patched, as text and as tokens, and how many others there were for each reason."""
+    """The pairs that can be patched, as text and as tokens, and how many others there were for each of REASONS."""
 
     text: list[TextPair]
     tokens: list[TokenPair]

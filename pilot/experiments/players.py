@@ -1,0 +1,99 @@
+"""The players: the heads of largest effect alone, whose sets are all patched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from pilot.errors import PilotError
+from pilot.experiments.effects import PairExperiment
+from pilot.experiments.parts import in_parts, measured_in_parts
+from pilot.experiments.statistics import bootstrap_ratio, selection_frequency
+from pilot.experiments.subsets import MOST_HEADS
+from pilot.experiments.verdicts import PAIRS_PER_PART
+from pilot.interventions import Intervention, check_heads, parse_heads, single_heads
+from pilot.runtime.files import read_json
+from pilot.runtime.schema import Resamples, Section, Seed
+from pilot.runtime.shards import Shards
+
+Stability = dict[str, dict[str, float]]
+
+
+class PlayersParams(Section):
+    """Section `select` of a language pipeline."""
+
+    seed: Seed
+    resamples: Resamples
+    players: Annotated[int, Field(ge=1, le=MOST_HEADS)]
+
+
+def choose_players(
+    experiments: Mapping[str, PairExperiment], params: PlayersParams, shards: Shards | None = None
+) -> dict[str, Any] | None:
+    """What is written as selection.json; None in all processes but the main one.
+
+        {"recovery": {direction: {head: {"value", "low", "high"}}}, "player": {head: rank},
+         "stability": {direction: {head: share}}}
+
+    experiments   on the select pairs, by direction
+
+    The players are the heads whose recovery alone is largest in magnitude, on average of the directions; rank counts
+    from 1, and among equals the first head comes first. A head that works against the answer may be one of them.
+    stability is how often a head is among as many of largest magnitude when the pairs are drawn anew. Raises PilotError
+    for more players than heads.
+    """
+    heads = single_heads(next(iter(experiments.values())).engine.model)
+    if params.players > len(heads):
+        raise PilotError(f"select.players is {params.players}, but the model has {len(heads)} heads")
+    rng = np.random.default_rng(params.seed)
+    recovery: dict[str, dict[str, Any]] = {}
+    stability: Stability = {}
+    magnitude = np.zeros(len(heads))
+    for direction, experiment in experiments.items():
+        change = _changes(experiment, heads, shards)
+        if change is None:
+            continue
+        estimates = bootstrap_ratio(change, experiment.gap, params.resamples, rng)
+        sign = np.sign(estimates.value)[:, None]
+        frequency = selection_frequency(sign * change, params.players, params.resamples, rng)
+        recovery[direction] = {head.name: asdict(estimates[i]) for i, (head,) in enumerate(heads)}
+        stability[direction] = {head.name: float(share) for (head,), share in zip(heads, frequency, strict=True)}
+        magnitude += np.abs(estimates.value)
+    if not recovery:
+        return None
+    ranked = np.argsort(-magnitude, kind="stable")[: params.players]
+    player = {heads[i][0].name: rank for rank, i in enumerate(ranked.tolist(), start=1)}
+    return {"recovery": recovery, "player": player, "stability": stability}
+
+
+def _changes(experiment: PairExperiment, heads: list[Intervention], shards: Shards | None) -> np.ndarray | None:
+    def measure(pairs: list[int]) -> dict[str, Tensor]:
+        return {"change": torch.from_numpy(experiment.take(np.array(pairs)).changes(heads))}
+
+    print(f"{experiment.direction}: {len(heads)} heads alone on {len(experiment)} select pairs", flush=True)
+    parts = in_parts(range(len(experiment)), PAIRS_PER_PART)
+    measured = measured_in_parts(experiment, parts, measure, shards, {"alone": heads})
+    return None if measured is None else measured["change"]
+
+
+def read_players(path: Path, model: object) -> tuple[Intervention, Stability]:
+    """The players by rank, and the stability of every head. Raises PilotError for a file of another kind or model.
+
+    path   in the folder of the task
+    """
+    made_by = f"select@{path.parent.name}"
+    content = read_json(path, made_by)
+    try:
+        ranks, stability = content["player"], content["stability"]
+        players = tuple(parse_heads(name)[0] for name in sorted(ranks, key=lambda name: ranks[name]))
+        check_heads(players, model)
+        return players, {str(direction): dict(shares) for direction, shares in stability.items()}
+    except (KeyError, TypeError, AttributeError, PilotError) as error:
+        raise PilotError(f"{path}: not the players of this model ({error}); run: dvc repro -f {made_by}") from None

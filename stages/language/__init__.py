@@ -1,0 +1,1 @@
+"""The stages of language/dvc.yaml, for one task each: `python -m stages.language.select`."""
