@@ -4,10 +4,13 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
-.PHONY: repro test bench lint clean
+.PHONY: repro language test bench lint clean
 
 repro: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+language: $(INSTALLED)
+	cd language && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest

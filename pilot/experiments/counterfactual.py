@@ -22,7 +22,8 @@ from pilot.experiments.pairs import UsablePairs
 from pilot.experiments.params import CounterfactualParams
 from pilot.experiments.positions import position_map
 from pilot.experiments.subsets import SubsetEffects, measure_subsets
-from pilot.experiments.verdicts import TargetRow, in_words, measure_targets, verdicts
+from pilot.experiments.verdicts import TargetRow, measure_targets, verdicts
+from pilot.experiments.words import in_words
 from pilot.inputs.pairs import DIRECTIONS, SPLITS, TokenPair
 from pilot.interventions import Intervention
 from pilot.runtime.files import write_csv, write_json

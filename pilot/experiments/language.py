@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 # What the sweeps run.
 CODE = (
+    "pilot.arithmetic",
     "pilot.experiments",
     "pilot.inputs",
     "pilot.interventions",

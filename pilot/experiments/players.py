@@ -51,7 +51,7 @@ def choose_players(
     """
     heads = single_heads(next(iter(experiments.values())).engine.model)
     if params.players > len(heads):
-        raise PilotError(f"select.players is {params.players}, but the model has {len(heads)} heads")
+        raise PilotError(f"{params.players} players are too many: the model has {len(heads)} heads")
     rng = np.random.default_rng(params.seed)
     recovery: dict[str, dict[str, Any]] = {}
     stability: Stability = {}
@@ -68,8 +68,8 @@ def choose_players(
         magnitude += np.abs(estimates.value)
     if not recovery:
         return None
-    ranked = np.argsort(-magnitude, kind="stable")[: params.players]
-    player = {heads[i][0].name: rank for rank, i in enumerate(ranked.tolist(), start=1)}
+    order = np.argsort(-magnitude, kind="stable")[: params.players]
+    player = {heads[i][0].name: rank for rank, i in enumerate(order.tolist(), start=1)}
     return {"recovery": recovery, "player": player, "stability": stability}
 
 
@@ -83,6 +83,12 @@ def _changes(experiment: PairExperiment, heads: list[Intervention], shards: Shar
     return None if measured is None else measured["change"]
 
 
+def ranked(selection: Mapping[str, Any]) -> Intervention:
+    """The players of what `choose_players` returns, the most important first."""
+    ranks = selection["player"]
+    return tuple(parse_heads(name)[0] for name in sorted(ranks, key=lambda name: ranks[name]))
+
+
 def read_players(path: Path, model: object) -> tuple[Intervention, Stability]:
     """The players by rank, and the stability of every head. Raises PilotError for a file of another kind or model.
 
@@ -91,8 +97,7 @@ def read_players(path: Path, model: object) -> tuple[Intervention, Stability]:
     made_by = f"select@{path.parent.name}"
     content = read_json(path, made_by)
     try:
-        ranks, stability = content["player"], content["stability"]
-        players = tuple(parse_heads(name)[0] for name in sorted(ranks, key=lambda name: ranks[name]))
+        players, stability = ranked(content), content["stability"]
         check_heads(players, model)
         return players, {str(direction): dict(shares) for direction, shares in stability.items()}
     except (KeyError, TypeError, AttributeError, PilotError) as error:

@@ -53,8 +53,8 @@ def answered_pairs(
 ) -> AnsweredPairs:
     """The pairs that can be patched and are answered right. Raises PilotError, with the rate, where they are too few.
 
-    The numbers are {"drawn", "left_out": {reason: n}, "select": {"drawn", "both_right", "usable"}, "confirm": {...},
-    "edits": {edit: {split: {...}}}, "min_logit_gap", "accuracy": {"clean", "corrupt"}}; the reasons are those of pilot.language.pairs,
+    The numbers are {"drawn", "left_out": {reason: n}, "select": COUNTS, "confirm": COUNTS, "edits": {edit: {split:
+    COUNTS}}, "min_logit_gap", "accuracy": {"clean", "corrupt"}}; the reasons are those of pilot.language.pairs,
     and a pair that is left out for one of them is not drawn in its split.
     """
     sizes = ModelSizes.of(model)
@@ -96,8 +96,8 @@ def rates(answered: AnsweredPairs) -> str:
     for split in SPLITS:
         drawn, both_right, usable = (numbers[split][what] for what in COUNTS)
         lines.append(
-            f"{split}: {drawn} pairs, {both_right} right on both sides, {usable} of them with a logit difference gap of "
-            f"{answered.usable.min_logit_gap:g} or more"
+            f"{split}: {drawn} pairs, {both_right} right on both sides, {usable} of these with a logit difference "
+            f"gap of {answered.usable.min_logit_gap:g} or more"
         )
     return "\n".join(lines)
 

@@ -35,12 +35,12 @@ from pilot.experiments.statistics import (
     clustered_rate,
     selection_frequency,
 )
+from pilot.experiments.words import WORDS
 from pilot.inputs.pairs import DIRECTIONS
 from pilot.interventions import Intervention, single_heads
 from pilot.runtime.shards import Shards
 
 PAIRS_PER_PART = 8  # what a kill can cost: half a minute for the 270 heads of a model of 135 million parameters
-WORDS = {"denoising": "sufficient", "noising": "necessary"}
 
 EstimateRow = dict[str, Any]  # {"value": ..., "low": ..., "high": ...}
 
@@ -227,12 +227,6 @@ def verdicts(
         head: {WORDS[direction]: int(rows[direction][head]["p_holm"] < params.level) for direction in DIRECTIONS}
         for head in heads
     }
-
-
-def in_words(verdict: Mapping[str, int]) -> str:
-    """ "sufficient and necessary", "necessary", "neither", ..., with "redundant" where the verdict says so."""
-    words = [word for word in WORDS.values() if verdict[word]]
-    return (" and ".join(words) or "neither") + (", redundant" if verdict.get("redundant") else "")
 
 
 def stability(experiment: PairExperiment, k: int, resamples: int, seed: int) -> dict[str, float]:

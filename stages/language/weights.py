@@ -1,4 +1,4 @@
-"""Stage `weights`: the model that is analysed, as a folder that loads fast. See section weights of language/params.yaml."""
+"""Stage `weights`: the model that is analysed, in a folder from which it loads fast."""
 
 from __future__ import annotations
 

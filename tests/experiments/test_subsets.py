@@ -5,7 +5,7 @@ from pilot.arithmetic.pairs import read_pairs
 from pilot.arithmetic.prompts import token_pairs
 from pilot.errors import PilotError
 from pilot.experiments.effects import PairExperiment
-from pilot.experiments.subsets import SubsetEffects, best_sets, measure_subsets
+from pilot.experiments.subsets import SubsetEffects, best_sets, best_sets_and_sums, measure_subsets
 from pilot.interventions import HeadPatch
 from pilot.models.checkpoint import load_model
 from pilot.sweep import SweepEngine
@@ -57,6 +57,27 @@ def test_best_sets_are_chosen_on_some_pairs_and_measured_on_others():
         ("average", 2): (None, 0.6),
         ("average", 3): (None, 1),
     }
+
+
+def test_best_sets_are_held_against_single_effects_and_their_sums():
+    chosen = effects_of({A: 0.1, B: 0.9, C: -0.2, 7: 1.0})
+    measured = effects_of({A: 0.3, B: 0.6, C: -0.2, A | B: 0.7, A | C: 0.4, B | C: 0.5, 7: 1.0})
+    rows = best_sets_and_sums(chosen, measured, resamples=200, seed=0)
+    found = {
+        (row["set"], row["size"]): (row["heads"], round(row["value"], 6))
+        for row in rows
+        if row["size"] and row["set"] in ("single", "sum")
+    }
+    assert found == {
+        ("single", 1): ("L0H1", 0.6),
+        ("single", 2): ("L0H0+L0H1", 0.7),
+        ("single", 3): ("L0H0+L0H1+L1H0", 1),
+        ("sum", 1): ("L0H1", 0.6),
+        ("sum", 2): ("L0H0+L0H1", 0.9),
+        ("sum", 3): ("L0H0+L0H1+L1H0", 0.7),
+    }
+    single, summed = (row for row in rows if row["size"] == 1)
+    assert single == summed | {"set": "single"}
 
 
 def test_the_optimism_of_a_best_set_is_what_the_choice_added_to_it():

@@ -10,7 +10,8 @@ from pilot.experiments.donors import SelfDonor
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.selection import pipeline_targets
 from pilot.experiments.statistics import selection_frequency, sign_test
-from pilot.experiments.verdicts import in_words, measure_targets, stability, verdicts
+from pilot.experiments.verdicts import measure_targets, stability, verdicts
+from pilot.experiments.words import in_words
 from pilot.interventions import single_heads
 from pilot.models.checkpoint import load_model
 from pilot.reporting.params import load_params

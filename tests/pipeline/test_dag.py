@@ -9,21 +9,29 @@ import pytest
 from ruamel.yaml import YAML
 from support.project import ROOT, imported_files
 
+from pilot.experiments import language
 from stages import counterfactual, train
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+LANGUAGE_STAGES = YAML(typ="safe").load(ROOT / "language" / "dvc.yaml")["stages"]
 # Code that every stage runs, and that decides no result: docstrings, lazy names, the class of errors.
 UNLISTED = {ROOT / "pilot" / "__init__.py", ROOT / "pilot" / "errors.py", ROOT / "stages" / "__init__.py"}
 
 
-def program(stage: str) -> Path:
-    module = STAGES[stage]["cmd"].split()[2]
+def program(stage: dict) -> Path:
+    module = stage["cmd"].split()[2]
     return ROOT.joinpath(*module.split(".")).with_suffix(".py")
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_code_that_it_runs(stage):
-    deps = {ROOT / dep for dep in STAGES[stage]["deps"]}
+@pytest.mark.parametrize(
+    ("folder", "stage"),
+    [
+        *((ROOT, stage) for stage in STAGES.values()),
+        *((ROOT / "language", stage) for stage in LANGUAGE_STAGES.values()),
+    ],
+)
+def test_a_stage_depends_on_the_code_that_it_runs(folder, stage):
+    deps = {(folder / dep).resolve() for dep in stage["deps"]}
     code = imported_files(program(stage)) - UNLISTED
     assert {path for path in code if not deps & {path, *path.parents}} == set(), "runs, but is not among its deps"
     folders = {dep for dep in deps if dep.is_relative_to(ROOT / "pilot") or dep.is_relative_to(ROOT / "stages")}
@@ -35,6 +43,11 @@ def test_training_depends_on_what_it_trains_with_and_nothing_else():
     assert deps == ["pilot/arithmetic", "pilot/models", "pilot/runtime", "pilot/training", "stages/train.py"]
 
 
+def test_language_sweeps_resume_only_with_the_code_that_they_depend_on():
+    folders = [dep for dep in LANGUAGE_STAGES["counterfactual"]["deps"] if dep.startswith("../pilot/")]
+    assert list(language.CODE) == [dep.removeprefix("../").removesuffix(".py").replace("/", ".") for dep in folders]
+
+
 @pytest.mark.parametrize("stage", [train, counterfactual])
 def test_a_stage_resumes_only_with_the_code_that_it_depends_on(stage):
     name = stage.__name__.rpartition(".")[2]
@@ -43,22 +56,32 @@ def test_a_stage_resumes_only_with_the_code_that_it_depends_on(stage):
 
 
 def test_stages_that_run_the_operator_depend_on_its_sources():
-    for stage in STAGES.values():
+    for stage in (*STAGES.values(), *LANGUAGE_STAGES.values()):
         assert ("csrc" in stage["deps"]) == ("pilot/ops" in stage["deps"])
+        assert ("../csrc" in stage["deps"]) == ("../pilot/ops" in stage["deps"])
 
 
-@pytest.mark.parametrize("stage", set(STAGES) - {"report"})
+@pytest.mark.parametrize(
+    "stage",
+    [
+        stage
+        for stages in (STAGES, LANGUAGE_STAGES)
+        for name, stage in stages.items()
+        if name not in ("report", "overview")
+    ],
+)
 def test_a_stage_depends_on_the_sections_that_it_reads(stage):
-    """The report reads all of them."""
+    """Reports read all of them."""
     calls = [node for node in ast.walk(ast.parse(program(stage).read_text())) if isinstance(node, ast.Call)]
     read = {ast.literal_eval(call.args[1]) for call in calls if getattr(call.func, "id", "") == "load_section"}
-    assert {param.split(".")[0] for param in STAGES[stage].get("params", [])} == read
+    assert {param.split(".")[0] for param in stage.get("params", [])} == read
 
 
 def test_every_stage_says_what_it_does():
     stages = "generate train ablate select counterfactual patch trajectory examples planted report"
     assert list(STAGES) == stages.split()
-    assert all(stage["desc"] for stage in STAGES.values())
+    assert list(LANGUAGE_STAGES) == ["weights", "pairs", "select", "counterfactual", "examples", "report", "overview"]
+    assert all(stage["desc"] for stage in (*STAGES.values(), *LANGUAGE_STAGES.values()))
 
 
 def imports_of_stages(root: Path) -> set[Path]:
@@ -67,9 +90,9 @@ def imports_of_stages(root: Path) -> set[Path]:
     wrong = {
         path for path in library.rglob("*.py") if any(f.is_relative_to(stages) for f in imported_files(path, root))
     }
-    for path in stages.glob("*.py"):
+    for path in stages.rglob("*.py"):
         others = {file for file in imported_files(path, root) if file.is_relative_to(stages)}
-        if others - {path, stages / "__init__.py"}:
+        if others - {path, *(folder / "__init__.py" for folder in path.parents)}:
             wrong.add(path)
     return wrong
 

@@ -10,6 +10,9 @@ import torch.nn.functional as F
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pilot.inputs.pairs import SPLITS
+from pilot.language.pairs import TextPair
+
 NAMES = ("Mary", "John", "Anna", "Tom")
 PROMPT = "When {} and {} went to the store, {} gave a drink to"
 
@@ -57,3 +60,18 @@ def save_language_model(folder: Path) -> None:
     assert loss < 0.1, "the tiny model has not learned its texts"
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def tiny_pairs() -> list[TextPair]:
+    """Who was given the drink, of every two names in either order: half of the pairs to choose heads on."""
+    return [
+        TextPair(
+            clean=PROMPT.format(a, b, b),
+            corrupt=PROMPT.format(a, b, a),
+            clean_answer=f" {a}",
+            corrupt_answer=f" {b}",
+            edit="giver",
+            split=SPLITS[i % 2],
+        )
+        for i, (a, b) in enumerate(permutations(NAMES, 2))
+    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import accumulate
 
-from pilot.experiments.verdicts import in_words
+from pilot.experiments.words import in_words
 from pilot.interventions import parse_heads
 from pilot.reporting.findings.finding import Finding, by_layer, estimate, leading, listed, mark
 from pilot.reporting.findings.subsets import heads_for_half, interactions, optimism, set_panels
