@@ -11,4 +11,4 @@ if sys.argv[0] == "-m":  # Python is still looking for the program, whose own im
 train_pilot = partial(run_program, "stages.train")
 eval_pilot_ablation = partial(run_program, "stages.ablate")
 patch_pilot = partial(run_program, "stages.patch")
-patch_heads = partial(run_program, "stages.patch_heads")
+patch_heads = partial(run_program, "stages.language.patch_heads")

@@ -1,1 +1,1 @@
-"""The stages of language/dvc.yaml, for one task each: `python -m stages.language.select`."""
+"""The stages of language/dvc.yaml, for one task each, and the command that runs them all: patch-heads."""

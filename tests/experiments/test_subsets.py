@@ -63,11 +63,8 @@ def test_best_sets_are_held_against_single_effects_and_their_sums():
     chosen = effects_of({A: 0.1, B: 0.9, C: -0.2, 7: 1.0})
     measured = effects_of({A: 0.3, B: 0.6, C: -0.2, A | B: 0.7, A | C: 0.4, B | C: 0.5, 7: 1.0})
     rows = best_sets_and_sums(chosen, measured, resamples=200, seed=0)
-    found = {
-        (row["set"], row["size"]): (row["heads"], round(row["value"], 6))
-        for row in rows
-        if row["size"] and row["set"] in ("single", "sum")
-    }
+    rows = [row for row in rows if row["size"] and row["set"] in ("single", "sum")]
+    found = {(row["set"], row["size"]): (row["heads"], round(row["value"], 6)) for row in rows}
     assert found == {
         ("single", 1): ("L0H1", 0.6),
         ("single", 2): ("L0H0+L0H1", 0.7),

@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_device()
     args = parser.parse_args(argv)
-    distributed.launch("stages.patch_heads", sys.argv[1:] if argv is None else argv)
+    distributed.launch("stages.language.patch_heads", sys.argv[1:] if argv is None else argv)
     with distributed.process_group(resolve_device(args.device), fixed_threads=True) as device:
         _run(args, device)
 
