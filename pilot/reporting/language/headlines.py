@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pilot.experiments.verdicts import WORDS
 from pilot.reporting.findings.finding import leading, listed, mark
 from pilot.reporting.findings.subsets import set_panels
 from pilot.reporting.language.findings import SET_WORDS
@@ -19,13 +20,14 @@ def headlines(results: TaskResults) -> list[str]:
 
 
 def _alone(results: TaskResults) -> str:
+    """The leading head by direction. The largest of many is no finding by itself, so that a failed test is said."""
     told = []
     for direction, rows in results.effects.items():
         effects = {name: mark(rows[name]["recovery"]) for name in results.heads}
         name = leading(effects)
-        clear = (effects[name].low or 0) > 0
+        passed = results.counterfactual["verdict"][name][WORDS[direction]]
         told.append(
-            f"by {direction} {name}, {effects[name].text('.2f')}" if clear else f"by {direction} no head clearly"
+            f"by {direction} {name}, {effects[name].text('.2f')}{'' if passed else ' (does not pass the test)'}"
         )
     return f"The head that recovers most alone: {'; '.join(told)}."
 

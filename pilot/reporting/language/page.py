@@ -47,7 +47,6 @@ def write_page(metrics: Path, examples: Path, output: Path, *, subject: Subject,
             worked,
             subject=subject,
             headlines=headlines(results),
-            players=results.players,
             provenance=provenance,
         )
     _write_images(metrics / "figures", {**images, "summary": summary})
