@@ -54,13 +54,18 @@ def write_examples(path: Path, players: Sequence[str]) -> None:
         name: [[0.1 / (i + 1) + 0.9 * (j == (i + 3 * number) % (i + 1)) for j in range(i + 1)] for i in range(n)]
         for number, name in enumerate(players)
     }
+    pair, many = "+".join(players[:2]), "+".join([*players, "L0H0"])
+    sets = ((players[0], -0.4, 0.42, " John"), (pair, 2.9, 0.83, " Mary"), (many, 3.1, 0.9, " Mary"))
     patched = [
-        {"heads": heads, "direction": direction, "ld": ld, "recovery": recovery, "answer": answer}
+        {
+            "heads": heads,
+            "direction": direction,
+            "ld": ld - 0.1 * (direction == "noising"),
+            "recovery": recovery,
+            "answer": answer,
+        }
         for direction in DIRECTIONS
-        for heads, ld, recovery, answer in (
-            (players[0], -0.4, 0.42, " John"),
-            ("+".join(players[:2]), 2.9, 0.83, " Mary"),
-        )
+        for heads, ld, recovery, answer in sets
     ]
     example = {
         "edit": "name",

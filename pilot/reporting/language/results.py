@@ -30,7 +30,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class TaskResults(PatchingResults):
-    """The files of one task. The main edit is the first one of `counterfactual`."""
+    """The files of one task."""
 
     pairs: Entries
     selection: Entries
@@ -47,15 +47,21 @@ class TaskResults(PatchingResults):
         return list(self.counterfactual["verdict"])
 
     @property
+    def main_edit(self) -> str:
+        """The edit that verdicts, positions and sets are measured on: the first one."""
+        effects: Entries = self.counterfactual["effects"]
+        return next(iter(effects))
+
+    @property
     def effects(self) -> Entries:
         """Rows of measures by direction and target, of the main edit's confirm pairs."""
-        edit: Entries = next(iter(self.counterfactual["effects"].values()))
-        return edit
+        effects: Entries = self.counterfactual["effects"][self.main_edit]
+        return effects
 
     @property
     def n_pairs(self) -> int:
         """Confirm pairs of the main edit."""
-        return int(next(iter(self.counterfactual["pairs"].values()))["confirm"]["usable"])
+        return int(self.counterfactual["pairs"][self.main_edit]["confirm"]["usable"])
 
     def holding(self, word: str) -> list[str]:
         """The heads that are "sufficient", "necessary" or "redundant"."""

@@ -129,6 +129,7 @@ def test_a_browser_draws_every_chart_and_labels_stay_apart(tmp_path, n_layers, n
 def test_a_reader_works_through_an_example(page, tmp_path):
     script = """
       const head = document.getElementById("head");
+      document.querySelector("input[value=noising]").click();
       head.value = "L2H0"; head.dispatchEvent(new Event("change"));
       document.getElementById("text").children[5].click();
     """
@@ -139,6 +140,13 @@ def test_a_reader_works_through_an_example(page, tmp_path):
     assert pressed == "to, position 5: 2% of the attention"  # it attends to position (5 + 3) mod 6, below
     assert "and, position 2: 92% of the attention" in tokens
     assert "L2H0, all positions" in elements
+    patched = re.search(r'<table id="patched">.*?</table>', elements)[0]
+    cells = [re.findall(r">([^<]+)<", row) for row in re.findall("<tr>(.*?)</tr>", patched)]
+    assert cells[1:] == [
+        ["L2H2", "-0.50", "0.42", "John"],
+        ["L2H2, L2H0", "2.80", "0.83", "Mary"],
+        ["L2H2, L2H0, … L0H0 (4 heads)", "3.00", "0.90", "Mary"],
+    ]
     assert re.sub("<[^>]*>", "", re.search(r'id="sides">(.*?)</p>', elements)[1]) == (
         "Clean: When Mary and John went to the store, John gave a drink to → Mary"
         "Corrupt: When Mary and John went to the store, Mary gave a drink to → John"
