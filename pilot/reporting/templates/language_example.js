@@ -14,7 +14,7 @@ function workedExample() {
   showPair();
 
   function showPair() {
-    const { clean, corrupt, clean_answer, corrupt_answer, attention } = examples[pairChoice.value];
+    const { clean, corrupt, clean_answer, corrupt_answer, patched, attention } = examples[pairChoice.value];
     const side = (name, tokens, others, answer) => [
       `${name}: `,
       ...tokens.map((token, i) => element(token === others[i] ? "span" : "mark", { textContent: token })),
@@ -25,7 +25,7 @@ function workedExample() {
       ...side("Clean", clean, corrupt, clean_answer), element("br", {}), ...side("Corrupt", corrupt, clean, corrupt_answer),
     );
     showPatched();
-    const before = headChoice.value;
+    const before = headChoice.value || patched[0]?.heads; // at first the leading head
     headChoice.replaceChildren(...Object.keys(attention).map((name) => new Option(name)));
     if (before in attention) headChoice.value = before;
     reader = clean.length - 1;
