@@ -10,7 +10,7 @@ from pilot.reporting.language.results import TaskResults
 from pilot.reporting.plot import Mark
 
 STABLE = 0.95  # of resamples
-AGAINST = -0.05  # recovery below which a head is worth naming
+AGAINST = -0.05  # recovery; heads below it are named, the worst ones first
 MOST_NAMED = 4
 
 
@@ -25,10 +25,8 @@ def _alone(results: TaskResults) -> str:
     for direction, rows in results.effects.items():
         effects = {name: mark(rows[name]["recovery"]) for name in results.heads}
         name = leading(effects)
-        passed = results.counterfactual["verdict"][name][WORDS[direction]]
-        told.append(
-            f"by {direction} {name}, {effects[name].text('.2f')}{'' if passed else ' (does not pass the test)'}"
-        )
+        note = "" if name in results.holding(WORDS[direction]) else " (does not pass the test)"
+        told.append(f"by {direction} {name}, {effects[name].text('.2f')}{note}")
     return f"The head that recovers most alone: {'; '.join(told)}."
 
 
@@ -74,7 +72,7 @@ def _against(results: TaskResults) -> list[str]:
         if worst:
             named = listed(f"{name} ({effects[name].value:+.2f})" for name in worst)
             told.append(f"by {direction} {named}")
-    return [f"Heads that work against the answer: {'; '.join(told)}."] if told else []
+    return [f"Heads that move the answer away from the donor's: {'; '.join(told)}."] if told else []
 
 
 def _caveat(results: TaskResults) -> str:
