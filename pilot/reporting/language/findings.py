@@ -8,7 +8,7 @@ from itertools import accumulate
 from pilot.experiments.verdicts import in_words
 from pilot.interventions import parse_heads
 from pilot.reporting.findings.finding import Finding, by_layer, estimate, leading, listed, mark
-from pilot.reporting.findings.subsets import heads_for_half, interactions, optimism, set_panels
+from pilot.reporting.findings.subsets import NO_SUBSETS, heads_for_half, interactions, optimism, set_panels
 from pilot.reporting.language.results import TaskResults
 from pilot.reporting.plot import Mark, Panels, Plot, Table
 
@@ -158,7 +158,7 @@ def _cell(row: Mapping[str, Mapping[str, float]], measure: str) -> str:
 def best_sets(results: TaskResults) -> Finding:
     title, rows = "The best set of each size", results.best_sets
     if not rows:
-        return Finding("best_sets", title, "Sets of heads were not measured in this run.")
+        return Finding("best_sets", title, NO_SUBSETS)
     panels = set_panels(rows, SET_WORDS)
     half = (f"by {direction} {heads_for_half(panel[SET_WORDS['best']])}" for direction, panel in panels.items())
     text = (

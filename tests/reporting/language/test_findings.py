@@ -79,7 +79,7 @@ def test_positions_are_rows_so_that_tokens_read_as_text(results):
 def test_what_was_not_measured_is_said(results):
     lacking = replace(results, best_sets=[], head_positions=[])
     assert findings.best_sets(lacking).table is None
-    assert "not measured" in findings.best_sets(lacking).text
+    assert "counterfactual.exhaustive is off" in findings.best_sets(lacking).text
     assert "not patched position by position" in findings.head_positions(lacking).text
 
 
