@@ -5,18 +5,22 @@ Heads play an additive game with one exception: the first two players need each 
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from pilot.runtime.files import write_json, write_text
+from pilot.runtime.files import write_csv, write_json, write_text
 
 DIRECTIONS = ("denoising", "noising")
+COLUMNS = {
+    "head_positions": ("direction", "head", "position", "symbol", "value", "pairs"),
+    "interactions": ("direction", "head_a", "head_b", "value", "low", "high", "p_holm"),
+    "best_sets": ("direction", "size", "set", "heads", "value", "low", "high", "optimism"),
+}
 TOKENS = [
-    "When", " [Mary]", " and", " [John]", " went", " to", " the", " store", ",", " [John]", " gave", " a", " drink", " to",
+    "When", " [Mary]", " and", " [John]", " went", " to", " the", " store", ",",
+    " [John]", " gave", " a", " drink", " to",
 ]  # fmt: skip
 CLEAN = [token.replace("[", "").replace("]", "") for token in TOKENS]
 
@@ -28,7 +32,7 @@ def write_language_metrics(
     heads = [f"L{layer}H{head}" for layer in range(n_layers) for head in range(n_heads)]
     players = [heads[-1 - 2 * i] for i in range(n_players)]
     single = {name: 0.001 * (i % 7 - 3) for i, name in enumerate(heads)}
-    single |= {name: 0.0 if null else 0.4 * 0.75**i * (-1 if i == 2 else 1) for i, name in enumerate(players)}
+    single |= {name: 0.0 if null else 0.4 * 0.7**i * (-1 if i == 2 else 1) for i, name in enumerate(players)}
     together = 0.0 if null else 0.1  # what the first two players add to each other
     for name, content in {
         "pairs": _pairs(),
@@ -41,11 +45,7 @@ def write_language_metrics(
         "interactions": _interactions(players, together),
         "best_sets": _best_sets(single, players, together),
     }.items():
-        text = io.StringIO()
-        writer = csv.DictWriter(text, rows[0], lineterminator="\n", restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(folder / f"{name}.csv", text.getvalue())
+        write_csv(folder / f"{name}.csv", COLUMNS[name], rows)
 
 
 def write_examples(path: Path, players: Sequence[str]) -> None:
@@ -54,13 +54,18 @@ def write_examples(path: Path, players: Sequence[str]) -> None:
         name: [[0.1 / (i + 1) + 0.9 * (j == (i + 3 * number) % (i + 1)) for j in range(i + 1)] for i in range(n)]
         for number, name in enumerate(players)
     }
+    pair, many = "+".join(players[:2]), "+".join([*players, "L0H0"])
+    sets = ((players[0], -0.4, 0.42, " John"), (pair, 2.9, 0.83, " Mary"), (many, 3.1, 0.9, " Mary"))
     patched = [
-        {"heads": heads, "direction": direction, "ld": ld, "recovery": recovery, "answer": answer}
+        {
+            "heads": heads,
+            "direction": direction,
+            "ld": ld - 0.1 * (direction == "noising"),
+            "recovery": recovery,
+            "answer": answer,
+        }
         for direction in DIRECTIONS
-        for heads, ld, recovery, answer in (
-            (players[0], -0.4, 0.42, " John"),
-            ("+".join(players[:2]), 2.9, 0.83, " Mary"),
-        )
+        for heads, ld, recovery, answer in sets
     ]
     example = {
         "edit": "name",
@@ -121,8 +126,8 @@ def _counterfactual(single: Mapping[str, float], players: Sequence[str], togethe
             }
             for name, value in single.items()
         },
-        "stability": dict.fromkeys(DIRECTIONS, {name: 1.0 - 0.04 * i for i, name in enumerate(players)}),
-        "shapley": dict.fromkeys(DIRECTIONS, {name: estimate(value) for name, value in shares.items()}),
+        "stability": {key: {name: 1.0 - 0.04 * i for i, name in enumerate(players)} for key in DIRECTIONS},
+        "shapley": {key: {name: estimate(value) for name, value in shares.items()} for key in DIRECTIONS},
     }
 
 

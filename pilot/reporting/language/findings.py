@@ -8,9 +8,9 @@ from itertools import accumulate
 from pilot.experiments.words import in_words
 from pilot.interventions import parse_heads
 from pilot.reporting.findings.finding import Finding, by_layer, estimate, leading, listed, mark
-from pilot.reporting.findings.subsets import heads_for_half, interactions, optimism, set_panels
+from pilot.reporting.findings.subsets import NO_SUBSETS, heads_for_half, interactions, optimism, set_panels
 from pilot.reporting.language.results import TaskResults
-from pilot.reporting.plot import Label, Mark, Panels, Plot, Table
+from pilot.reporting.plot import Mark, Panels, Plot, Table
 
 SET_WORDS = {
     "best": "best set",
@@ -75,13 +75,13 @@ def recovery(results: TaskResults) -> Finding:
 
 def players(results: TaskResults) -> Finding:
     title, shapley = "The players: alone, and their share in sets", results.counterfactual.get("shapley", {})
-    panels: dict[str, dict[str, Mapping[Label, Mark]]] = {}
+    panels: Panels = {}
     shares = []
     for direction, rows in results.effects.items():
         panels[direction] = {"alone": {name: mark(rows[name]["recovery"]) for name in results.players}}
         if direction in shapley:
             values = {name: mark(shapley[direction][name]) for name in results.players}
-            panels[direction]["Shapley value"] = {**values}
+            panels[direction]["Shapley value"] = {name: value for name, value in values.items()}
             shares.append(f"by {direction} {_half(values)}")
     text = (
         f"The {len(results.players)} heads of largest effect on the select pairs, in that order, measured on the "
@@ -158,7 +158,7 @@ def _cell(row: Mapping[str, Mapping[str, float]], measure: str) -> str:
 def best_sets(results: TaskResults) -> Finding:
     title, rows = "The best set of each size", results.best_sets
     if not rows:
-        return Finding("best_sets", title, "Sets of heads were not measured in this run.")
+        return Finding("best_sets", title, NO_SUBSETS)
     panels = set_panels(rows, SET_WORDS)
     half = (f"by {direction} {heads_for_half(panel[SET_WORDS['best']])}" for direction, panel in panels.items())
     text = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pilot.experiments.verdicts import WORDS
 from pilot.reporting.findings.finding import leading, listed, mark
 from pilot.reporting.findings.subsets import set_panels
 from pilot.reporting.language.findings import SET_WORDS
@@ -9,7 +10,7 @@ from pilot.reporting.language.results import TaskResults
 from pilot.reporting.plot import Mark
 
 STABLE = 0.95  # of resamples
-AGAINST = -0.05  # recovery below which a head is worth naming
+AGAINST = -0.05  # recovery; heads below it are named, the worst ones first
 MOST_NAMED = 4
 
 
@@ -19,14 +20,13 @@ def headlines(results: TaskResults) -> list[str]:
 
 
 def _alone(results: TaskResults) -> str:
+    """The leading head by direction. The largest of many is no finding by itself, so that a failed test is said."""
     told = []
     for direction, rows in results.effects.items():
         effects = {name: mark(rows[name]["recovery"]) for name in results.heads}
         name = leading(effects)
-        clear = (effects[name].low or 0) > 0
-        told.append(
-            f"by {direction} {name}, {effects[name].text('.2f')}" if clear else f"by {direction} no head clearly"
-        )
+        note = "" if name in results.holding(WORDS[direction]) else " (does not pass the test)"
+        told.append(f"by {direction} {name}, {effects[name].text('.2f')}{note}")
     return f"The head that recovers most alone: {'; '.join(told)}."
 
 
@@ -72,7 +72,7 @@ def _against(results: TaskResults) -> list[str]:
         if worst:
             named = listed(f"{name} ({effects[name].value:+.2f})" for name in worst)
             told.append(f"by {direction} {named}")
-    return [f"Heads that work against the answer: {'; '.join(told)}."] if told else []
+    return [f"Heads that move the answer away from the donor's: {'; '.join(told)}."] if told else []
 
 
 def _caveat(results: TaskResults) -> str:

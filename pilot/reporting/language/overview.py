@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pilot.experiments.verdicts import WORDS
 from pilot.interventions import parse_heads
 from pilot.reporting.findings.finding import Finding, by_layer, leading, listed, mark
 from pilot.reporting.findings.subsets import heads_for_half, set_panels
@@ -22,35 +23,26 @@ def overview(tasks: ByTask) -> list[Finding]:
 
 
 def compared(tasks: ByTask) -> Finding:
-    rows = []
-    for task, results in tasks.items():
-        right = results.pairs["accuracy"]
-        leaders = []
-        for direction, effects in results.effects.items():
-            alone = {name: mark(effects[name]["recovery"]) for name in results.heads}
-            leaders.append(f"{leading(alone)} {alone[leading(alone)].text('.2f')} ({direction})")
-        rows.append(
-            [
-                task,
-                f"{right['clean']:.0%}, {right['corrupt']:.0%}",
-                str(results.n_pairs),
-                "; ".join(leaders),
-                listed(results.holding("sufficient"), "-"),
-                listed(results.holding("necessary"), "-"),
-                _half(results),
-            ]
-        )
+    columns = [_of_task(results) for results in tasks.values()]
+    rows = [[measure, *(column[measure] for column in columns)] for measure in columns[0]]
     text = (
         "Accuracy is the share of clean and of corrupt prompts that the model answers right. The rest is measured on "
-        "the confirm pairs, of which the table gives the number."
+        "the confirm pairs."
     )
-    header = ["task", "accuracy", "pairs", "most alone", "sufficient", "necessary", "heads that recover half"]
-    return Finding("tasks", "The tasks", text, values=Table(header, rows))
+    return Finding("tasks", "The tasks", text, values=Table(["", *tasks], rows))
 
 
-def _half(results: TaskResults) -> str:
-    panels = set_panels(results.best_sets, SET_WORDS).items()
-    return "; ".join(f"{heads_for_half(panel[SET_WORDS['best']])} by {direction}" for direction, panel in panels)
+def _of_task(results: TaskResults) -> dict[str, str]:
+    """Main results in words."""
+    right = results.pairs["accuracy"]
+    told = {"accuracy": f"{right['clean']:.0%}, {right['corrupt']:.0%}", "confirm pairs": str(results.n_pairs)}
+    for direction, effects in results.effects.items():
+        alone = {name: mark(effects[name]["recovery"]) for name in results.heads}
+        told[f"most alone, {direction}"] = f"{leading(alone)}, {alone[leading(alone)].text('.2f')}"
+    told |= {word: listed(results.holding(word), "no head") for word in WORDS.values()}
+    for direction, panel in set_panels(results.best_sets, SET_WORDS).items():
+        told[f"heads that recover half, {direction}"] = heads_for_half(panel[SET_WORDS["best"]])
+    return told
 
 
 def heads_by_task(tasks: ByTask) -> Finding:

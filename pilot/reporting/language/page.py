@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from jinja2 import UndefinedError
@@ -14,9 +14,11 @@ from pilot.reporting.findings.finding import Finding
 from pilot.reporting.language.findings import findings
 from pilot.reporting.language.headlines import headlines
 from pilot.reporting.language.overview import overview
-from pilot.reporting.language.results import Subject, TaskResults, read_examples, read_results
+from pilot.reporting.language.results import Subject, read_examples, read_results
 from pilot.reporting.matplotlib_figures import figure, png, side_by_side
 from pilot.runtime.files import write_bytes, write_text
+
+SUMMARY = ("recovery", "best_sets")  # the plots that summary.png puts side by side
 
 Provenance = Mapping[str, Mapping[str, object]]
 
@@ -35,11 +37,12 @@ def write_page(metrics: Path, examples: Path, output: Path, *, subject: Subject,
     Raises PilotError that names a file that is missing, damaged or of another version.
     """
     worked = read_examples(examples)
-    with _readable(metrics) as results:
+    with _readable(metrics):
+        results = read_results(metrics)
         found = findings(results)
         images = _images(found)
-        plots = {finding.name: finding.plot for finding in found if finding.plot}
-        summary = png(side_by_side([plots[name] for name in ("recovery", "best_sets") if name in plots]))
+        shown = [finding.plot for finding in found if finding.plot and finding.name in SUMMARY]
+        images["summary"] = png(side_by_side(shown))
         page = html.render(
             "language.html",
             found,
@@ -47,10 +50,9 @@ def write_page(metrics: Path, examples: Path, output: Path, *, subject: Subject,
             worked,
             subject=subject,
             headlines=headlines(results),
-            players=results.players,
             provenance=provenance,
         )
-    _write_images(metrics / "figures", {**images, "summary": summary})
+    _write_images(metrics / "figures", images)
     write_text(output, page)
 
 
@@ -63,8 +65,8 @@ def write_overview(metrics: Mapping[Subject, Path], figures: Path, output: Path,
     Raises PilotError as write_page does.
     """
     subjects = {folder.name: subject for subject, folder in metrics.items()}
-    with ExitStack() as stack:
-        found = overview({folder.name: stack.enter_context(_readable(folder)) for folder in metrics.values()})
+    with _readable(*metrics.values()):
+        found = overview({folder.name: read_results(folder) for folder in metrics.values()})
         images = _images(found)
         model = next(iter(metrics)).model
         page = html.render("overview.html", found, images, (), subjects=subjects, model=model, provenance=provenance)
@@ -82,12 +84,12 @@ def _write_images(folder: Path, images: Mapping[str, bytes]) -> None:
 
 
 @contextmanager
-def _readable(folder: Path) -> Iterator[TaskResults]:
-    """The results of a folder, and a PilotError where they lack what is read of them."""
-    results = read_results(folder)
+def _readable(*folders: Path) -> Iterator[None]:
+    """Where results lack what is read of them, a PilotError that names their folders."""
     try:
-        yield results
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration, UndefinedError) as error:
         raise PilotError(
-            f"{folder}: results of another version, or damaged ({error!r}); make them again: dvc repro -f"
+            f"{', '.join(map(str, folders))}: results of another version, or damaged ({error!r}); make them again: dvc "
+            "repro -f"
         ) from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from pilot.errors import PilotError
 from pilot.reporting.measurements import Entries, PatchingResults, read_rows
 from pilot.runtime.files import read_json, read_text
+
+EXAMPLE_KEYS = {"clean", "corrupt", "clean_answer", "corrupt_answer", "patched", "attention"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class TaskResults(PatchingResults):
-    """The files of one task. The main edit is the first one of `counterfactual`."""
+    """The files of one task."""
 
     pairs: Entries
     selection: Entries
@@ -46,15 +47,21 @@ class TaskResults(PatchingResults):
         return list(self.counterfactual["verdict"])
 
     @property
+    def main_edit(self) -> str:
+        """The edit that verdicts, positions and sets are measured on: the first one."""
+        effects: Entries = self.counterfactual["effects"]
+        return next(iter(effects))
+
+    @property
     def effects(self) -> Entries:
         """Rows of measures by direction and target, of the main edit's confirm pairs."""
-        edit: Entries = next(iter(self.counterfactual["effects"].values()))
-        return edit
+        effects: Entries = self.counterfactual["effects"][self.main_edit]
+        return effects
 
     @property
     def n_pairs(self) -> int:
         """Confirm pairs of the main edit."""
-        return int(next(iter(self.counterfactual["pairs"].values()))["confirm"]["usable"])
+        return int(self.counterfactual["pairs"][self.main_edit]["confirm"]["usable"])
 
     def holding(self, word: str) -> list[str]:
         """The heads that are "sufficient", "necessary" or "redundant"."""
@@ -74,14 +81,14 @@ def read_results(folder: Path) -> TaskResults:
     )
 
 
-def read_examples(path: Path) -> Sequence[Any]:
+def read_examples(path: Path) -> list[dict[str, Any]]:
     """The worked examples, none where the file is missing. Raises PilotError for a damaged file."""
     if not path.exists():
         return []
     try:
         examples = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise PilotError(f"{path}: no JSON ({error})") from None
-    if not isinstance(examples, list):
-        raise PilotError(f"{path}: holds no list of worked examples")
+        raise PilotError(f"{path}: not JSON ({error})") from None
+    if not isinstance(examples, list) or any(EXAMPLE_KEYS - set(example) for example in examples):
+        raise PilotError(f"{path}: not a list of worked examples, each with {', '.join(sorted(EXAMPLE_KEYS))}")
     return examples

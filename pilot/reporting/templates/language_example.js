@@ -3,12 +3,14 @@ if (examples.length) workedExample();
 // One pair: its two prompts, what patching does to the answer, and where a head attends in the clean prompt.
 function workedExample() {
   const [pairChoice, headChoice] = ["pair", "head"].map((id) => document.getElementById(id));
+  const directions = [...document.querySelectorAll("input[name=direction]")];
   let reader; // the position whose attention the text shows
   let drawing = Promise.resolve();
 
   examples.forEach(({ clean }, i) => pairChoice.add(new Option(shorten(clean.join("")), i)));
   pairChoice.addEventListener("change", showPair);
   headChoice.addEventListener("change", showHead);
+  directions.forEach((input) => input.addEventListener("change", showPatched));
   showPair();
 
   function showPair() {
@@ -17,20 +19,32 @@ function workedExample() {
       `${name}: `,
       ...tokens.map((token, i) => element(token === others[i] ? "span" : "mark", { textContent: token })),
       " → ",
-      element("b", { textContent: answer.trim() }),
+      element("b", { textContent: visible(answer) }),
     ];
     document.getElementById("sides").replaceChildren(
       ...side("Clean", clean, corrupt, clean_answer), element("br", {}), ...side("Corrupt", corrupt, clean, corrupt_answer),
     );
-    const rows = patched.map(({ heads, direction, ld, recovery, answer }) =>
-      [direction, heads.split("+").join(", "), ld.toFixed(2), recovery.toFixed(2), answer.trim()]);
-    const header = ["direction", "heads patched", "logit difference", "recovery", "next token"];
-    document.getElementById("patched").replaceChildren(row("th", header), ...rows.map((cells) => row("td", cells)));
-    const before = headChoice.value;
+    showPatched();
+    const before = headChoice.value || patched[0]?.heads; // at first the leading head
     headChoice.replaceChildren(...Object.keys(attention).map((name) => new Option(name)));
     if (before in attention) headChoice.value = before;
     reader = clean.length - 1;
     showHead();
+  }
+
+  function showPatched() {
+    const direction = directions.find((input) => input.checked).value;
+    const rows = examples[pairChoice.value].patched.filter((patch) => patch.direction === direction);
+    const header = ["heads patched", "logit difference", "recovery", "next token"];
+    document.getElementById("patched").replaceChildren(row("th", header), ...rows.map(({ heads, ld, recovery, answer }) =>
+      row("td", [named(heads.split("+")), ld.toFixed(2), recovery.toFixed(2), visible(answer)])));
+  }
+
+  // A long set as its first and last heads; all of them in a tooltip.
+  function named(heads) {
+    if (heads.length <= 3) return heads.join(", ");
+    const title = heads.join(", ");
+    return element("span", { title, textContent: `${heads[0]}, ${heads[1]}, … ${heads.at(-1)} (${heads.length} heads)` });
   }
 
   function showHead() {

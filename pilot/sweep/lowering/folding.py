@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pilot.errors import PilotError
-from pilot.sweep.program import Affine, RmsNorm, Rotary
+from pilot.ops.branched_mlp import Activation
+from pilot.sweep.program import Affine, MlpProgram, RmsNorm, Rotary
 
 # Rotary tables that do not depend on the length of the input.
 STATIC_ROTARY = ("default", "linear", "llama3", "yarn")
@@ -86,6 +87,20 @@ def separate_projections(attn: Any, norm_weight: Tensor, like: Tensor) -> dict[s
         "head_dim": attn.head_dim,
         "scale": attn.scaling,
     }
+
+
+def gated_mlp(
+    mlp: Any, norm_weight: Tensor, eps: float, activation: Activation, like: Tensor, norm: RmsNorm | None = None
+) -> MlpProgram:
+    """The MLP of Llama and its kin, after a norm of that weight; `norm` is one of what it writes."""
+    gate_and_up = joined(linear(mlp.gate_proj), linear(mlp.up_proj))
+    return MlpProgram(
+        read=rounded(after_norm(norm_weight, None, gate_and_up), like),
+        write=rounded(linear(mlp.down_proj), like),
+        activation=activation,
+        eps=eps,
+        norm=norm,
+    )
 
 
 def rms_norm(weight: Tensor, eps: float, like: Tensor) -> RmsNorm:

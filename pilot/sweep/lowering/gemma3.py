@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pilot.sweep.lowering.folding import (
     after_norm,
-    joined,
+    gated_mlp,
     linear,
     refuse,
     rms_norm,
@@ -18,7 +18,7 @@ from pilot.sweep.lowering.folding import (
     rounded,
     separate_projections,
 )
-from pilot.sweep.program import AttentionProgram, LayerProgram, MlpProgram, Program, RmsNorm, Rotary
+from pilot.sweep.program import AttentionProgram, LayerProgram, Program, RmsNorm, Rotary
 
 
 def lower(model: Any) -> Program:
@@ -50,17 +50,8 @@ def _layer(layer: Any, turn: Rotary, like: Tensor) -> LayerProgram:
         window=attn.sliding_window,
         norm=_norm(layer.post_attention_layernorm, like),
     )
-    gate_and_up = joined(linear(mlp.gate_proj), linear(mlp.up_proj))
-    return LayerProgram(
-        attention,
-        MlpProgram(
-            read=rounded(after_norm(_weight(middle), None, gate_and_up), like),
-            write=rounded(linear(mlp.down_proj), like),
-            activation="gelu_tanh_gated",
-            eps=middle.eps,
-            norm=_norm(layer.post_feedforward_layernorm, like),
-        ),
-    )
+    after = _norm(layer.post_feedforward_layernorm, like)
+    return LayerProgram(attention, gated_mlp(mlp, _weight(middle), middle.eps, "gelu_tanh_gated", like, norm=after))
 
 
 def _weight(norm: Any) -> Tensor:

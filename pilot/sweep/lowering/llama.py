@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pilot.sweep.lowering.folding import (
     after_norm,
-    joined,
+    gated_mlp,
     linear,
     refuse,
     rms_norm,
@@ -16,7 +16,7 @@ from pilot.sweep.lowering.folding import (
     rounded,
     separate_projections,
 )
-from pilot.sweep.program import AttentionProgram, LayerProgram, MlpProgram, Program, Rotary
+from pilot.sweep.program import AttentionProgram, LayerProgram, Program, Rotary
 
 
 def lower(model: Any) -> Program:
@@ -46,16 +46,7 @@ def _layer(layer: Any, turn: Rotary, like: Tensor) -> LayerProgram:
         window=_window(attn),
         **norms,
     )
-    gate_and_up = joined(linear(mlp.gate_proj), linear(mlp.up_proj))
-    return LayerProgram(
-        attention,
-        MlpProgram(
-            read=rounded(after_norm(middle.weight, None, gate_and_up), like),
-            write=rounded(linear(mlp.down_proj), like),
-            activation="silu_gated",
-            eps=middle.variance_epsilon,
-        ),
-    )
+    return LayerProgram(attention, gated_mlp(mlp, middle.weight, middle.variance_epsilon, "silu_gated", like))
 
 
 def _window(attn: Any) -> int | None:
