@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilot.experiments.verdicts import WORDS
+from pilot.experiments.words import WORDS
 from pilot.reporting.findings.finding import leading, listed, mark
 from pilot.reporting.findings.subsets import set_panels
 from pilot.reporting.language.findings import SET_WORDS

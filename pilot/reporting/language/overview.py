@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pilot.experiments.verdicts import WORDS
+from pilot.experiments.words import WORDS
 from pilot.interventions import parse_heads
 from pilot.reporting.findings.finding import Finding, by_layer, leading, listed, mark
 from pilot.reporting.findings.subsets import heads_for_half, set_panels
