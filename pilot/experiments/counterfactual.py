@@ -37,6 +37,8 @@ TABLES = {
     "best_sets": ("direction", "size", "set", "heads", "value", "low", "high", "optimism"),
 }
 
+MOST_ROWS = 30  # of a printed table
+
 Rows = list[dict[str, Any]]
 Verdicts = dict[str, dict[str, int]]
 Stability = dict[str, dict[str, float]]
@@ -121,8 +123,7 @@ class Counterfactual:
         if self.params.exhaustive:
             sets = cast("dict[str, dict[str, SubsetEffects]]", self._all_sets())  # none is missing in this process
             content["shapley"] = self._of_all_sets(sets, verdict, tables)
-        print(f"\nVerdict on {self.main_edit} pairs")
-        print(tabulate([[name, in_words(words)] for name, words in verdict.items()], headers=["head", ""]))
+        _print_verdict(self.main_edit, verdict)
         return Results(content, tables)
 
     def _effects(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -237,10 +238,18 @@ def _print_effects(
                 row["kl"],
                 row.get("p_holm"),
             ]
-            for name, row in by_target.items()
+            for name, row in _largest(by_target).items()
         ]
         headers = ["patched", "recovery", "wrong donor", "flips to donor", "keeps own", "KL", "p (Holm)"]
         print(tabulate(table, headers=headers, floatfmt=".3g"))
+        if len(by_target) > len(table):
+            print(f"and {len(by_target) - len(table)} others that recover less")
+
+
+def _largest(by_target: Mapping[str, TargetRow]) -> dict[str, TargetRow]:
+    """The MOST_ROWS rows of largest recovery, positive or negative, in the order that they came in."""
+    ranked = sorted(by_target, key=lambda name: -abs(by_target[name]["recovery"]["value"]))[:MOST_ROWS]
+    return {name: row for name, row in by_target.items() if name in ranked}
 
 
 def _interval(estimate: Mapping[str, float] | None) -> str:
@@ -253,3 +262,11 @@ def _print_optimism(direction: str, best: Rows) -> None:
         f"{direction}: the best sets, chosen on select pairs, are worth up to {largest['optimism']:.3f} less on "
         f"confirm pairs (with {largest['size']} heads)"
     )
+
+
+def _print_verdict(edit: str, verdict: Verdicts) -> None:
+    print(f"\nVerdict on {edit} pairs")
+    shown = {name: words for name, words in verdict.items() if len(verdict) <= MOST_ROWS or any(words.values())}
+    print(tabulate([[name, in_words(words)] for name, words in shown.items()], headers=["head", ""]))
+    if len(shown) < len(verdict):
+        print(f"and {len(verdict) - len(shown)} others: neither")
