@@ -2,9 +2,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
+# What `make peers` patches; `make language` puts it there.
+MODEL ?= runs/language/model
 INSTALLED := $(VENV)/.installed
 
-.PHONY: repro language test bench lint clean
+.PHONY: repro language test bench peers lint clean
 
 repro: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
@@ -17,6 +19,10 @@ test: $(INSTALLED) lint
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=.benchmarks/operator.json
+
+peers: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[peers]"
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/benchmarks/peers.py --model $(MODEL)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
