@@ -175,7 +175,7 @@ def _best_sets(single: Mapping[str, float], players: Sequence[str], together: fl
             rows += [
                 base | {"set": "best", "heads": "+".join(best), **estimate(worth(best)), "optimism": 0.01},
                 base | {"set": "single", "heads": "+".join(top), **estimate(worth(top))},
-                base | {"set": "sum", "heads": "+".join(top), **estimate(worth(top) - 0.01)},
                 base | {"set": "average", "value": size / len(players) * worth(players)},
+                base | {"set": "sum", "heads": "+".join(top), **estimate(worth(top) - 0.01)},
             ]
     return rows

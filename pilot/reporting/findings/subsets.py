@@ -75,10 +75,11 @@ def best_sets(measured: Measurements) -> Finding:
 def set_panels(rows: Rows, words: Mapping[str, str]) -> Panels:
     """Recovery by direction, kind of set and number of heads, from the rows of best_sets.csv.
 
-    words   what to call the kinds of sets
+    words   what to call the kinds of sets, in the order in which they stand
     """
     panels: Panels = {}
-    for row in rows:
+    order = list(words)
+    for row in sorted(rows, key=lambda row: order.index(row["set"])):
         sizes = panels.setdefault(row["direction"], {}).setdefault(words[row["set"]], {})
         sizes[int(row["size"])] = _mark(row, row["heads"] if row["set"] != "average" else "")
     return panels

@@ -14,8 +14,8 @@ from pilot.reporting.plot import Mark, Panels, Plot, Table
 
 SET_WORDS = {
     "best": "best set",
-    "single": "largest single effects",
-    "sum": "their single effects added up",
+    "single": "heads of largest effect alone",
+    "sum": "their effects alone, added up",
     "average": "average of all sets",
 }
 TARGET_WORDS = {"top_k": "all players together", "random_k": "as many heads drawn at random", "all_heads": "all heads"}
@@ -163,7 +163,7 @@ def best_sets(results: TaskResults) -> Finding:
     half = (f"by {direction} {heads_for_half(panel[SET_WORDS['best']])}" for direction, panel in panels.items())
     text = (
         "All sets of the players were patched. The curves show the recovery by the best set of each number of heads, "
-        "by the heads of largest single effect, what those heads' effects alone add up to, and all sets of that size "
+        "by the heads of largest effect alone, what those effects add up to, and all sets of that size "
         "on average. The best sets are chosen on the select pairs and measured on the confirm pairs."
         f"{optimism(rows)} Heads that it takes to recover half: {'; '.join(half)}."
     )

@@ -41,7 +41,7 @@ def _tested(results: TaskResults) -> str:
 
 
 def _sets(results: TaskResults) -> list[str]:
-    """By direction: the smallest best set that recovers half, against the heads of largest single effect."""
+    """By direction: the smallest best set that recovers half, against the heads of largest effect alone."""
     n = len(results.players)
     told = []
     for direction, panel in set_panels(results.best_sets, SET_WORDS).items():
@@ -54,7 +54,7 @@ def _sets(results: TaskResults) -> list[str]:
         heads = listed(best[half].note.split("+"))
         recover = f"{heads}, which recovers" if half == 1 else f"{heads}, which together recover"
         if ranked[half].note != best[half].note:
-            everything = f"the {half} of largest single effect recover {ranked[half].value:.2f}, {everything}"
+            everything = f"the {half} of largest effect alone recover {ranked[half].value:.2f}, {everything}"
         told.append(
             f"By {direction} it takes {half} of the {n} players to recover half of the difference: {recover} "
             f"{_number(best[half])}; {everything}."

@@ -62,9 +62,15 @@ def test_controls_stand_beside_the_players(results):
 def test_sets_are_compared_with_heads_ranked_one_at_a_time(results):
     finding = findings.best_sets(results)
     panel = finding.plot.panels["denoising"]
+    assert list(panel) == [
+        "best set",
+        "heads of largest effect alone",
+        "their effects alone, added up",
+        "average of all sets",
+    ]
     assert panel["best set"][2].note == "L2H2+L2H0"
     assert panel["best set"][2].value == pytest.approx(0.78)
-    assert panel["their single effects added up"][2].value < panel["largest single effects"][2].value
+    assert panel["their effects alone, added up"][2].value < panel["heads of largest effect alone"][2].value
     assert "by denoising 2 (L2H2+L2H0, 0.78)" in finding.text
 
 

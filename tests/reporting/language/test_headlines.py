@@ -32,7 +32,7 @@ def test_heads_of_largest_single_effect_are_named_where_they_are_not_the_best_se
     rows = [
         row | {"heads": "L2H2+L1H1", "value": "0.2"} if row["set"] == "single" else row for row in results.best_sets
     ]
-    assert "; the 2 of largest single effect recover 0.20, all 3" in headlines(replace(results, best_sets=rows))[2]
+    assert "; the 2 of largest effect alone recover 0.20, all 3" in headlines(replace(results, best_sets=rows))[2]
 
 
 def test_one_head_may_be_enough(results):
