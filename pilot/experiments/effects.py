@@ -101,12 +101,12 @@ class PairExperiment:
     @property
     def ld_recipient(self) -> NDArray[np.float64]:
         """LD of the unpatched recipients, (P,)."""
-        return self.unpatched_ld[0]
+        return np.asarray(self.unpatched_ld[0])
 
     @property
     def ld_donor(self) -> NDArray[np.float64]:
         """LD of the donors, (P,)."""
-        return self.unpatched_ld[1]
+        return np.asarray(self.unpatched_ld[1])
 
     @property
     def gap(self) -> NDArray[np.float64]:
@@ -127,12 +127,10 @@ class PairExperiment:
         """LD of recipients and donors, (2, P), both counted towards the donor. Raises PilotError if not finite."""
         ld = np.empty((2, len(self)))
         for batch in self._batches("donor"):
-            runs, n = torch.cat([batch.inputs, self.own_donor(batch)]), len(batch.inputs)
-            logit_difference, read = self._logit_difference(batch), self._read(batch)[:, :1].repeat(2, 1)
-            measured = self.engine.run(
-                runs, runs, [()], read=read, measure=lambda logits, run: logit_difference(logits, run % n)
-            )
-            ld[:, batch.index] = measured.view(2, n)
+            runs = torch.cat([batch.inputs, self.own_donor(batch)])
+            read, tokens = (rows.repeat(2, 1) for rows in (self._read(batch)[:, :1], self._tokens(batch)))
+            measured = self.engine.run(runs, runs, [()], read=read, measure=_logit_difference(tokens))
+            ld[:, batch.index] = measured.view(2, -1)
         _check_finite(ld)
         return ld
 
@@ -206,19 +204,9 @@ class PairExperiment:
         """The donors' and the recipients' answer tokens at the contrast, (N, 2)."""
         return torch.stack([self._donor_token[batch.index], self._recipient_token[batch.index]], dim=1)
 
-    def _logit_difference(self, batch: Batch) -> Measure:
-        """LD of logits read at the contrast first of all."""
-        tokens = self._tokens(batch)
-
-        def measure(logits: Tensor, pair: Tensor) -> Tensor:
-            above, below = logits[:, 0].gather(1, tokens.to(logits.device)[pair]).unbind(1)
-            return (above - below)[:, None]
-
-        return measure
-
     def _all_measures(self, batch: Batch) -> Measure:
         """LD, KL and whether the forced answer is given, of logits at the contrast and the answer."""
-        logit_difference, answer_given = self._logit_difference(batch), _answer_given(batch)
+        logit_difference, answer_given = _logit_difference(self._tokens(batch)), _answer_given(batch)
         donor_log_probs = self.answers.donor_log_probs[batch.index]
 
         def measure(logits: Tensor, pair: Tensor) -> Tensor:
@@ -228,6 +216,16 @@ class PairExperiment:
             return torch.cat([logit_difference(logits, pair), kl, answer_given(logits[:, 1:], pair)], dim=1)
 
         return measure
+
+
+def _logit_difference(tokens: Tensor) -> Measure:
+    """LD of logits read at the contrast first of all; tokens (N, 2) are the donors' and the recipients' there."""
+
+    def measure(logits: Tensor, pair: Tensor) -> Tensor:
+        above, below = logits[:, 0].gather(1, tokens.to(logits.device)[pair]).unbind(1)
+        return (above - below)[:, None]
+
+    return measure
 
 
 def _answer_given(batch: Batch) -> Measure:

@@ -20,4 +20,4 @@ def test_every_owner_has_buffers_of_its_own():
     buffers = Buffers(torch.zeros(()), n_layers=2)
     owners = [*buffers.unpatched, *buffers.layers, buffers.scratch]
     memory = [buffer(3).data_ptr() for owner in owners for buffer in vars(owner).values()]
-    assert len(memory) == len(set(memory)) == 2 * (4 + 4 + 3) + len(vars(buffers.scratch))
+    assert len(memory) == len(set(memory)) == 2 * (4 + 3) + len(vars(buffers.scratch))

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from pilot.runtime.files import read_json
 from stages import planted
 from tests.support.project import write_params
 
-SETTING = Setting(Rule(min_effect=0.1, min_interaction=0.02, level=0.05, resamples=3000), noise=0.3, set_pairs=60, population=500)
+SETTING = Setting(
+    Rule(min_effect=0.1, min_interaction=0.02, level=0.05, resamples=3000), noise=0.3, set_pairs=60, population=500
+)
 UNEARNED = {("and", "sufficient"), ("and", "position"), ("or", "necessary")}
 
 
@@ -76,8 +79,8 @@ def test_what_is_expected_of_whole_heads_and_of_positions():
 
 
 TINY = {
-    "placements": 1, "pairs": [20, 40], "nulls": 2, "null_pairs": 20, "simulations": 7, "coverage_pairs": [20], "population": 100,
-    "power_effects": [0.15, 0.9], "power_pairs": [8, 20], "power_circuits": 2,
+    "placements": 1, "pairs": [20, 40], "nulls": 2, "null_pairs": 20, "simulations": 7, "coverage_pairs": [20],
+    "population": 100, "power_effects": [0.15, 0.9], "power_pairs": [8, 20], "power_circuits": 2,
 }  # fmt: skip
 
 
@@ -127,6 +130,15 @@ def test_the_stage_refuses_numbers_that_are_out_of_range(changes, message, tmp_p
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "planted.json").exists()
+
+
+def test_processes_compute_in_one_thread_whatever_the_environment_says(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with planted._shared_work(1) as each:
+        assert each("threads", os.getenv, [(name,) for name in planted.ONE_THREAD]) == ["1"] * 3
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
 def test_the_stage_refuses_no_processes(capsys):
