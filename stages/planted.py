@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
@@ -38,6 +37,7 @@ from pilot.runtime.schema import load_section
 NULLS = ("shared", "damage")
 ENOUGH = 0.8  # of the circuits, for the number of pairs that is called enough: the usual power of a study
 POWER = ("word", "effect", "pairs", "value", "low", "high")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 T = TypeVar("T")
 Each = Callable[[str, Callable[..., T], Sequence[tuple[Any, ...]]], list[T]]  # a label, a function, its arguments
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     judged_by = load_section(args.config, "counterfactual", CounterfactualParams)
     rule = Rule(judged_by.min_effect, judged_by.min_interaction, judged_by.level, params.resamples)
     impl = load_section(args.config, "sweep", SweepParams).impl
-    setting = Setting(rule, params.noise, judged_by.exhaustive_pairs, impl)
+    setting = Setting(rule, params.noise, judged_by.exhaustive_pairs, params.population, impl)
     seeds = _Seeds(params.seed)
     with _shared_work(args.processes) as each:
         results = _circuits(params, setting, seeds, each)
@@ -74,24 +74,26 @@ def main(argv: list[str] | None = None) -> None:
 
 @contextmanager
 def _shared_work(processes: int) -> Iterator[Each[Any]]:
-    """Calls a function with each of many arguments, in processes of one thread each; results are in order."""
+    """Calls a function with each of many arguments, in processes of one thread each; results are in order.
+
+    Threads share such small products at a loss, and round them otherwise: a single process is one of its own as well,
+    so that results have the same bytes with any number of them.
+    """
 
     def each(label: str, function: Callable[..., T], arguments: Sequence[tuple[Any, ...]]) -> list[T]:
-        by_parameter = zip(*arguments, strict=True)
-        results = pool.map(function, *by_parameter) if pool else map(function, *by_parameter)
+        results = pool.map(function, *zip(*arguments, strict=True))
         return list(tqdm(results, desc=label, total=len(arguments), unit="circuit", disable=None))
 
-    threads = torch.get_num_threads()
-    pool: ProcessPoolExecutor | None = None
+    pool = ProcessPoolExecutor(processes, get_context("spawn"))
+    before = dict(os.environ)
+    os.environ.update(ONE_THREAD)  # for NumPy and PyTorch to read where a process loads them
     try:
-        if processes > 1:
-            pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (1,))
-        torch.set_num_threads(1)
         yield each
     finally:
-        torch.set_num_threads(threads)
-        if pool:
-            pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
+        for name in ONE_THREAD:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 class _Seeds:

@@ -42,10 +42,8 @@ class TokenDonor:
     tokens: Sequence[Sequence[int]]
 
     def __call__(self, batch: Batch) -> Tensor:
-        donor = batch.inputs.clone()
-        for row, i in zip(donor, batch.index, strict=True):
-            row[: len(self.tokens[i])] = torch.tensor(self.tokens[i])
-        return donor
+        rows = zip(batch.inputs.tolist(), batch.index, strict=True)
+        return torch.tensor([[*self.tokens[i], *row[len(self.tokens[i]) :]] for row, i in rows])
 
 
 def wrong_donor(pairs: Sequence[TokenPair], donors: Sequence[Prompt]) -> tuple[np.ndarray, TokenDonor]:

@@ -46,26 +46,23 @@ class Effects:
 
 
 @dataclass(frozen=True, eq=False)
-class Unpatched:
-    """The unpatched runs of P pairs.
+class Answers:
+    """What the unpatched runs of P pairs answer.
 
-    ld_recipient, ld_donor         (P,) both counted towards the donor
     recipient_right, donor_right   (P,) bool, the run gives its own answer, every token of it
     donor_log_probs                (P, V) float32, of the donor's run where the answers part
     """
 
-    ld_recipient: NDArray[np.float64]
-    ld_donor: NDArray[np.float64]
     recipient_right: NDArray[np.bool_]
     donor_right: NDArray[np.bool_]
     donor_log_probs: Tensor
 
-    def take(self, index: np.ndarray) -> Unpatched:
-        return Unpatched(**{name: value[index] for name, value in vars(self).items()})
+    def take(self, index: np.ndarray) -> Answers:
+        return Answers(**{name: value[index] for name, value in vars(self).items()})
 
 
 class PairExperiment:
-    """Token pairs, patched in one direction: what is common to all interventions is measured once.
+    """Token pairs, patched in one direction: what is common to all interventions is measured once, when it is wanted.
 
     engine      a SweepEngine, whose model is in eval mode
     pairs       P of them, at least one
@@ -96,18 +93,20 @@ class PairExperiment:
     def take(self, index: np.ndarray) -> PairExperiment:
         """The experiment on the pairs of these numbers; what was measured of them is kept."""
         part = PairExperiment(self.engine, [self.pairs[i] for i in index], self.direction)
-        part.unpatched = self.unpatched.take(index)
+        part.unpatched_ld = self.unpatched_ld[:, index]
+        if "answers" in vars(self):
+            part.answers = self.answers.take(index)
         return part
 
     @property
     def ld_recipient(self) -> NDArray[np.float64]:
         """LD of the unpatched recipients, (P,)."""
-        return self.unpatched.ld_recipient
+        return np.asarray(self.unpatched_ld[0])
 
     @property
     def ld_donor(self) -> NDArray[np.float64]:
         """LD of the donors, (P,)."""
-        return self.unpatched.ld_donor
+        return np.asarray(self.unpatched_ld[1])
 
     @property
     def gap(self) -> NDArray[np.float64]:
@@ -117,38 +116,41 @@ class PairExperiment:
     @property
     def both_right(self) -> NDArray[np.bool_]:
         """(P,) bool, whether the unpatched model gives the right answer on both sides, every token of it."""
-        return self.unpatched.recipient_right & self.unpatched.donor_right
+        return self.answers.recipient_right & self.answers.donor_right
 
     def wrong_donor(self) -> tuple[np.ndarray, TokenDonor]:
         """The numbers of the pairs that have a wrong donor, and that donor for `take` of them."""
         return wrong_donor(self.pairs, self.donors)
 
     @cached_property
-    def unpatched(self) -> Unpatched:
-        """The runs without a patch. Raises PilotError if their logits are not finite."""
-        total = len(self)
-        ld = np.empty((2, total))
-        right = np.empty((2, total), dtype=bool)
-        log_probs: list[Tensor] = [torch.empty(0)] * total
+    def unpatched_ld(self) -> NDArray[np.float64]:
+        """LD of recipients and donors, (2, P), both counted towards the donor. Raises PilotError if not finite."""
+        ld = np.empty((2, len(self)))
         for batch in self._batches("donor"):
-            donor, read = self.own_donor(batch), self._read(batch)
-            logits = self.engine.run(donor, donor, [()], read=read)[0]
-            every = torch.arange(len(donor))
-            ld[1, batch.index] = self._logit_difference(batch)(logits, every)[:, 0]
-            right[1, batch.index] = _answer_given(batch)(logits[:, 1:], every)[:, 0] > 0
+            runs = torch.cat([batch.inputs, self.own_donor(batch)])
+            read, tokens = (rows.repeat(2, 1) for rows in (self._read(batch)[:, :1], self._tokens(batch)))
+            measured = self.engine.run(runs, runs, [()], read=read, measure=_logit_difference(tokens))
+            ld[:, batch.index] = measured.view(2, -1)
+        _check_finite(ld)
+        return ld
+
+    @cached_property
+    def answers(self) -> Answers:
+        """What the runs without a patch answer."""
+        right = np.empty((2, len(self)), dtype=bool)
+        log_probs: list[Tensor] = [torch.empty(0)] * len(self)
+        for batch in self._batches("donor"):
+            donor = self.own_donor(batch)
+            logits = self.engine.run(donor, donor, [()], read=self._read(batch))[0]
+            right[1, batch.index] = _answer_given(batch)(logits[:, 1:], torch.arange(len(donor)))[:, 0] > 0
             for i, row in zip(batch.index, logits[:, 0].log_softmax(-1), strict=True):
                 log_probs[i] = row
-            of_recipient = self.engine.run(
-                batch.inputs, batch.inputs, [()], read=read[:, :1], measure=self._logit_difference(batch)
-            )
-            ld[0, batch.index] = of_recipient[0, :, 0]
         for batch in self._batches("recipient"):
             own = self.engine.run(
                 batch.inputs, batch.inputs, [()], read=batch.answer_positions, measure=_answer_given(batch)
             )
             right[0, batch.index] = own[0, :, 0] > 0
-        _check_finite(ld)
-        return Unpatched(ld[0], ld[1], right[0], right[1], torch.stack(log_probs))
+        return Answers(right[0], right[1], torch.stack(log_probs))
 
     def effects(self, interventions: Sequence[Intervention], donor: Donor | None = None) -> Effects:
         """All measures of every intervention on every pair. `donor` is a control's; None: the pair's other side."""
@@ -208,23 +210,13 @@ class PairExperiment:
         """The donors' and the recipients' answer tokens at the contrast, (N, 2)."""
         return torch.stack([self._donor_token[batch.index], self._recipient_token[batch.index]], dim=1)
 
-    def _logit_difference(self, batch: Batch) -> Measure:
-        """LD of logits read at the contrast first of all."""
-        tokens = self._tokens(batch)
-
-        def measure(logits: Tensor, pair: Tensor) -> Tensor:
-            above, below = logits[:, 0].gather(1, tokens.to(logits.device)[pair]).unbind(1)
-            return (above - below)[:, None]
-
-        return measure
-
     def _all_measures(self, batch: Batch) -> Measure:
         """LD, KL, whether the forced answer is given, and whether the recipient's token is where the answers part.
 
         The logits are those at the contrast and the answer.
         """
-        logit_difference, answer_given = self._logit_difference(batch), _answer_given(batch)
-        donor_log_probs = self.unpatched.donor_log_probs[batch.index]
+        logit_difference, answer_given = _logit_difference(self._tokens(batch)), _answer_given(batch)
+        donor_log_probs = self.answers.donor_log_probs[batch.index]
         recipient_token = self._recipient_token[batch.index]
 
         def measure(logits: Tensor, pair: Tensor) -> Tensor:
@@ -236,6 +228,16 @@ class PairExperiment:
             return torch.cat([logit_difference(logits, pair), kl, adopted, given[:, None].to(kl.dtype)], dim=1)
 
         return measure
+
+
+def _logit_difference(tokens: Tensor) -> Measure:
+    """LD of logits read at the contrast first of all; tokens (N, 2) are the donors' and the recipients' there."""
+
+    def measure(logits: Tensor, pair: Tensor) -> Tensor:
+        above, below = logits[:, 0].gather(1, tokens.to(logits.device)[pair]).unbind(1)
+        return (above - below)[:, None]
+
+    return measure
 
 
 def _answer_given(batch: Batch) -> Measure:

@@ -63,6 +63,7 @@ class PlantedParams(Section):
     null_pairs: SampleSize
     simulations: Count
     coverage_pairs: SampleSizes
+    population: SampleSize
     power_effects: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
     power_pairs: SampleSizes
     power_circuits: Count

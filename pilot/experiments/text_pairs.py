@@ -66,8 +66,8 @@ def answered_pairs(
     # Two forwards a pair take less time than making the other engines ready.
     experiment = PairExperiment(SweepEngine(model, "reference"), kept.tokens, "denoising")
     accuracy = {
-        "clean": float(experiment.unpatched.donor_right.mean()),
-        "corrupt": float(experiment.unpatched.recipient_right.mean()),
+        "clean": float(experiment.answers.donor_right.mean()),
+        "corrupt": float(experiment.answers.recipient_right.mean()),
     }
     usable = usable_of(experiment, min_logit_gap)
     numbers = {

@@ -67,11 +67,10 @@ class Scratch:
 
 
 class Buffers:
-    """All buffers of one thread: `donor` and `recipient` of unpatched runs and `layers`, each by layer; `scratch`."""
+    """All buffers of one thread: `unpatched` and `layers`, each by layer, and `scratch`."""
 
     def __init__(self, like: Tensor, n_layers: int):
-        self.donor = [_made(RunBuffers, like) for _ in range(n_layers)]
-        self.recipient = [_made(RunBuffers, like) for _ in range(n_layers)]
+        self.unpatched = [_made(RunBuffers, like) for _ in range(n_layers)]
         self.layers = [_made(LayerBuffers, like) for _ in range(n_layers)]
         self.scratch = _made(Scratch, like)
 

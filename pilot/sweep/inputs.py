@@ -5,7 +5,7 @@ Shapes: P pairs, T positions, R read positions, H heads, D head_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -43,10 +43,21 @@ class SweepInputs:
             return torch.zeros(len(self.recipient), dtype=torch.int64)
         return (self.recipient == self.donor).long().cumprod(1).sum(1)
 
-    def donor_outputs(self, pairs: Tensor, run: Callable[[Tensor], Sequence[Tensor]]) -> Sequence[Tensor]:
-        """For each layer the donors' z of these pairs, (B or 1, T, H, D): what was given, or `run` of the tokens."""
+    def unpatched(self, pairs: Tensor) -> Tensor:
+        """Tokens of the runs that B pairs need: the recipients' first, the donors' last, (2 B, T).
+
+        There are only B runs where the donors' outputs are given, or where all recipients are their own donors.
+        """
+        recipient = self.recipient[pairs]
+        if not isinstance(self.donor, Tensor):
+            return recipient
+        donor = self.donor[pairs]
+        return recipient if donor.equal(recipient) else torch.cat([recipient, donor])
+
+    def given_outputs(self, pairs: Tensor) -> list[Tensor] | None:
+        """For each layer the donors' z of B pairs, (B or 1, T, H, D), where they were given; None: a run makes them."""
         if isinstance(self.donor, Tensor):
-            return run(self.donor[pairs])
+            return None
         return [z if len(z) == 1 else z[pairs] for z in self.donor]
 
 

@@ -12,7 +12,7 @@ H_kv key and value heads, D head_dim.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -58,6 +58,10 @@ class LayerRun:
     q: Tensor
     kv: Tensor
     z: Tensor
+
+    def rows(self, part: slice) -> LayerRun:
+        """The run of these rows alone."""
+        return replace(self, x=self.x[part], q=self.q[part], kv=self.kv[part], z=self.z[part])
 
     def queried(self, positions: Span) -> slice:
         """Where these positions are in q and z."""

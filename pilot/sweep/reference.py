@@ -20,7 +20,10 @@ def sweep_by_forwards(model: nn.Module, inputs: SweepInputs, rows: int, measurem
     device = next(model.parameters()).device
     for pairs in torch.arange(len(inputs.recipient)).split(max(1, rows // inputs.recipient.shape[1])):
         tokens, read = inputs.recipient[pairs].to(device), inputs.read[pairs].to(device)
-        source = [z.to(device) for z in inputs.donor_outputs(pairs, lambda ids: head_outputs(model, ids.to(device)))]
+        source = inputs.given_outputs(pairs)
+        if source is None:
+            source = head_outputs(model, inputs.unpatched(pairs)[-len(pairs) :].to(device))
+        source = [z.to(device) for z in source]
         put = partial(measurements.put, pairs=pairs.to(device))
         for i, intervention in enumerate(inputs.interventions):
             with replaced(model, intervention, source):

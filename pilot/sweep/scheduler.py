@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pilot.sweep.buffers import Buffers, RunBuffers
+from pilot.sweep.buffers import Buffers
 from pilot.sweep.executor import PARTS_OF_A_BATCH, Chunk, Executor, ReadyProgram
 from pilot.sweep.inputs import SweepInputs
-from pilot.sweep.layer_attention import LayerRun
 from pilot.sweep.layout import Layouts
 from pilot.sweep.operators import Operators
 from pilot.sweep.plan import Plan, Planner
@@ -64,16 +63,13 @@ class Scheduler:
         put = partial(measurements.put, pairs=pairs.to(device))
         with self._buffers() as buffers:
             executor = Executor(self._model, buffers, rows)
-
-            def unpatched(tokens: Tensor, runs: Sequence[RunBuffers]) -> list[LayerRun]:
-                return executor.unpatched(tokens[:, : plan.end].to(device), plan, runs)
-
-            outputs = inputs.donor_outputs(pairs, lambda tokens: [run.z for run in unpatched(tokens, buffers.donor)])
-            recipient = unpatched(inputs.recipient[pairs], buffers.recipient)
-            # Given outputs are of all positions, those of a run of the positions that are used.
-            donor = [
-                z[:, : plan.end][:, -run.z.shape[1] :].to(device) for z, run in zip(outputs, recipient, strict=True)
-            ]
+            runs = executor.unpatched(inputs.unpatched(pairs)[:, : plan.end].to(device), plan, buffers.unpatched)
+            recipient = [run.rows(slice(len(pairs))) for run in runs]
+            given = inputs.given_outputs(pairs)
+            if given is None:
+                donor = [run.z[-len(pairs) :] for run in runs]
+            else:  # of all positions, where a run has those that are used
+                donor = [z[:, run.start : plan.end].to(device) for z, run in zip(given, runs, strict=True)]
             tokens = None if inputs.tokens is None else inputs.tokens[pairs].to(device)
             unembedding = Unembedding.of(self._model.program.unembed, tokens)
             executor.run(Chunk(plan, Layouts(plan, read, device), recipient, donor, unembedding, put))

@@ -112,7 +112,7 @@ def test_unpatched_runs_are_measured_once(engine, pairs, monkeypatch):
     monkeypatch.setattr(engine, "run", run)
     experiment = PairExperiment(engine, pairs, "denoising")
     heads = single_heads(engine.model.config)
-    assert experiment.gap.shape == (len(pairs),)
+    assert experiment.gap.shape == experiment.both_right.shape == (len(pairs),)
     measured = len(unpatched_runs)
     experiment.effects(heads[:2])
     experiment.changes(heads[:2])
@@ -121,7 +121,7 @@ def test_unpatched_runs_are_measured_once(engine, pairs, monkeypatch):
     np.testing.assert_allclose(part.changes(heads), experiment.changes(heads)[:, [3, 1]], atol=1e-5)
     np.testing.assert_allclose(part.effects(heads).kl, experiment.effects(heads).kl[:, [3, 1]], atol=1e-5)
     assert len(unpatched_runs) == measured
-    assert sum(unpatched_runs) == 3 * len(pairs)  # the donor once, the recipient before either answer
+    assert sum(unpatched_runs) == 4 * len(pairs)  # of either side: the logit difference, and its own answer
 
 
 def wrong_runs(engine, pairs, direction="denoising"):

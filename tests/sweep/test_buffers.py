@@ -18,6 +18,6 @@ def test_a_buffer_is_made_once_and_grows_when_it_must():
 
 def test_every_owner_has_buffers_of_its_own():
     buffers = Buffers(torch.zeros(()), n_layers=2)
-    owners = [*buffers.donor, *buffers.recipient, *buffers.layers, buffers.scratch]
+    owners = [*buffers.unpatched, *buffers.layers, buffers.scratch]
     memory = [buffer(3).data_ptr() for owner in owners for buffer in vars(owner).values()]
-    assert len(memory) == len(set(memory)) == 2 * (4 + 4 + 3) + len(vars(buffers.scratch))
+    assert len(memory) == len(set(memory)) == 2 * (4 + 3) + len(vars(buffers.scratch))

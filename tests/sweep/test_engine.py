@@ -11,6 +11,7 @@ from pilot.interventions import HeadPatch, head_subsets, single_heads
 from pilot.models.hooks import head_outputs, replaced
 from pilot.models.transformer import ModelConfig, PilotTransformer
 from pilot.sweep import SweepEngine, engine, sweep
+from pilot.sweep.executor import Executor
 
 needs_compiler = pytest.mark.skipif(no_compiler() is not None, reason=str(no_compiler()))
 IMPLS = ["reference", "eager", pytest.param("fused", marks=needs_compiler)]
@@ -55,6 +56,22 @@ def test_a_model_is_folded_once(small_model, pairs, lowered):
     assert lowered == [small_model]
     SweepEngine(small_model, "reference")
     assert lowered == [small_model]
+
+
+def test_donors_and_recipients_run_together_and_once_where_they_are_the_same(small_model, pairs, monkeypatch):
+    recipient, donor = pairs
+    made, n, rows = SweepEngine(small_model), len(recipient), []
+
+    def unpatched(executor, ids, plan, buffers, run=Executor.unpatched):
+        rows.append(len(ids))
+        return run(executor, ids, plan, buffers)
+
+    monkeypatch.setattr(Executor, "unpatched", unpatched)
+    z = head_outputs(small_model, donor)
+    for source, runs in ((donor, 2 * n), (recipient, n), (z, n)):
+        made.run(recipient, source, single_heads(small_model), read=LAST)
+        assert sum(rows) == runs
+        rows.clear()
 
 
 def write_in_place(model: PilotTransformer) -> None:

@@ -32,7 +32,6 @@ from pilot.interventions import HeadPatch
 
 SIZES = ((2, 4), (4, 2), (3, 3))  # layers and heads, few enough heads for all their sets
 NULL_SIZE = (5, 2)  # ten heads share the answer
-POPULATION = 4096  # pairs that samples are drawn from: their own recovery is the truth
 
 Seed = Sequence[int]
 Covered = dict[str, dict[int, np.ndarray]]
@@ -44,11 +43,13 @@ class Setting:
 
     noise        see pilot.experiments.planted.weights.plant
     set_pairs    sets of heads, and positions, are patched on at most so many pairs
+    population   pairs that samples are drawn from to see what intervals cover
     """
 
     rule: Rule
     noise: float
     set_pairs: int
+    population: int
     impl: str = "auto"
 
 
@@ -132,11 +133,11 @@ def covered(kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int
     """Which 95 % intervals of a circuit's recoveries and Shapley values hold the truth: by name ("recovery" or
     "shapley") and number of pairs (simulations, intervals) bool.
 
-    Samples of pairs are drawn from POPULATION of them, by whose own ratio of means they are judged.
+    Samples of pairs are drawn from a population, whose own ratio of means is the truth.
     """
     rng = np.random.default_rng(seed)
     circuit = random_circuit(KINDS[kind], *SIZES[0], rng)
-    experiments = plant_and_pair(circuit, POPULATION, setting.noise, rng, setting.impl)
+    experiments = plant_and_pair(circuit, setting.population, setting.noise, rng, setting.impl)
     one = {"denoising": experiments["denoising"]}
     recovery, subsets = HeadMeasurements.of(one).evidence["denoising"].change, SetMeasurements.of(one).subsets
     changes = np.stack([recovery, shapley(subsets["denoising"].change)])
@@ -144,7 +145,7 @@ def covered(kind: str, seed: Seed, sample_sizes: Sequence[int], simulations: int
     truth = changes.sum(2) / gap.sum()
     result: Covered = {"recovery": {}, "shapley": {}}
     for size in sample_sizes:
-        index = rng.integers(POPULATION, size=(simulations, size))
+        index = rng.integers(setting.population, size=(simulations, size))
         estimates = [bootstrap_ratio(changes[..., i], gap[i], setting.rule.resamples, rng) for i in index]
         held = np.array([(estimate.low <= truth) & (truth <= estimate.high) for estimate in estimates])
         for number, by_size in enumerate(result.values()):

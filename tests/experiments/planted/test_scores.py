@@ -1,11 +1,11 @@
 import csv
 import json
+import os
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from pilot.experiments.planted import scores
 from pilot.experiments.planted.circuits import random_circuit
 from pilot.experiments.planted.kinds import KINDS, WORDS
 from pilot.experiments.planted.measurements import Rule, expected
@@ -15,7 +15,9 @@ from pilot.runtime.files import read_json
 from stages import planted
 from tests.support.project import write_params
 
-SETTING = Setting(Rule(min_effect=0.1, min_interaction=0.02, level=0.05, resamples=3000), noise=0.3, set_pairs=60)
+SETTING = Setting(
+    Rule(min_effect=0.1, min_interaction=0.02, level=0.05, resamples=3000), noise=0.3, set_pairs=60, population=500
+)
 UNEARNED = {("and", "sufficient"), ("and", "position"), ("or", "necessary")}
 
 
@@ -52,8 +54,7 @@ def test_heads_that_only_damage_are_not_called_sufficient_and_none_is_redundant(
         assert stats.binomtest(mistaken, 20, 0.05, alternative="greater").pvalue > 0.02, word
 
 
-def test_intervals_cover_the_truth_that_their_population_has(monkeypatch):
-    monkeypatch.setattr(scores, "POPULATION", 500)
+def test_intervals_cover_the_truth_that_their_population_has():
     result = covered("graded", (0,), (30, 80), 60, SETTING)
     assert set(result) == {"recovery", "shapley"}
     for by_size in result.values():
@@ -79,7 +80,7 @@ def test_what_is_expected_of_whole_heads_and_of_positions():
 
 TINY = {
     "placements": 1, "pairs": [20, 40], "nulls": 2, "null_pairs": 20, "simulations": 7, "coverage_pairs": [20],
-    "power_effects": [0.15, 0.9], "power_pairs": [8, 20], "power_circuits": 2,
+    "population": 100, "power_effects": [0.15, 0.9], "power_pairs": [8, 20], "power_circuits": 2,
 }  # fmt: skip
 
 
@@ -90,8 +91,7 @@ def run(tmp_path, processes: int) -> bytes:
     return (tmp_path / "planted.json").read_bytes() + (tmp_path / "planted_power.csv").read_bytes()
 
 
-def test_the_stage_writes_and_prints_what_was_found(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(scores, "POPULATION", 100)
+def test_the_stage_writes_and_prints_what_was_found(tmp_path, capsys):
     first = run(tmp_path, 1)
     written = read_json(tmp_path / "planted.json", made_by="planted")
     assert {kind: set(by_size) for kind, by_size in written["circuits"].items()} == {k: {"20", "40"} for k in KINDS}
@@ -110,7 +110,7 @@ def test_the_stage_writes_and_prints_what_was_found(tmp_path, capsys, monkeypatc
     assert all(word in printed for word in WORDS)
     of_circuits = [line for line in printed.splitlines() if line.startswith(tuple(KINDS))]
     assert len(of_circuits) == 2 * len(KINDS) + 2  # two of a null
-    assert run(tmp_path, 1) == first
+    assert run(tmp_path, 2) == first
 
 
 @pytest.mark.parametrize(
@@ -130,6 +130,15 @@ def test_the_stage_refuses_numbers_that_are_out_of_range(changes, message, tmp_p
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "planted.json").exists()
+
+
+def test_processes_compute_in_one_thread_whatever_the_environment_says(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with planted._shared_work(1) as each:
+        assert each("threads", os.getenv, [(name,) for name in planted.ONE_THREAD]) == ["1"] * 3
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
 
 
 def test_the_stage_refuses_no_processes(capsys):
