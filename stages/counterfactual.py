@@ -88,7 +88,7 @@ def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: t
         ),
         labels=[position_labels(pair) for pair in usable.groups.get((MAIN_EDIT, "confirm"), [])],
         position_pairs=None,
-        set_shards=shards,
+        shards=shards,
     )
 
     def of_selected() -> Stability:

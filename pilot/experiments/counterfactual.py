@@ -21,7 +21,7 @@ from pilot.experiments.evidence import redundancy_pvalues
 from pilot.experiments.pairs import UsablePairs
 from pilot.experiments.params import CounterfactualParams
 from pilot.experiments.positions import position_map
-from pilot.experiments.subsets import SubsetEffects, measure_subsets
+from pilot.experiments.subsets import PAIRS_PER_PART, SubsetEffects, measure_subsets
 from pilot.experiments.verdicts import TargetRow, measure_targets, verdicts
 from pilot.experiments.words import in_words
 from pilot.inputs.pairs import DIRECTIONS, SPLITS, TokenPair
@@ -67,8 +67,9 @@ class Counterfactual:
     compare_sets     rows of the table best_sets, from the sets on pairs of the select and of the confirm split
     labels           what stands at each position of the main edit's confirm pairs, for `position_map`
     position_pairs   how many of these pairs are patched position by position; None: all
-    set_shards       share the sweep over all sets among processes, and let a killed run resume
-    target_shards    the same for the sweep over targets; None: the main process does it in one go
+    shards           share sweeps among processes, and let a killed run resume
+    pairs_per_part   how many pairs they compute at a time; None: what suits small models, whose targets the main
+                     process does in one go
     """
 
     engine: SweepEngine
@@ -80,8 +81,8 @@ class Counterfactual:
     compare_sets: Callable[[SubsetEffects, SubsetEffects], Rows]
     labels: Sequence[tuple[str, ...]]
     position_pairs: int | None
-    set_shards: Shards
-    target_shards: Shards | None = None
+    shards: Shards
+    pairs_per_part: int | None = None
 
     @cached_property
     def main_pairs(self) -> dict[str, list[TokenPair]]:
@@ -103,7 +104,7 @@ class Counterfactual:
         """
         assert self.main_pairs  # before anything takes long
         if not is_main:
-            if self.target_shards:
+            if self.pairs_per_part:
                 self._effects()
             if self.params.exhaustive:
                 self._all_sets()
@@ -128,6 +129,7 @@ class Counterfactual:
 
     def _effects(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """Rows of measures by edit, direction and target, and the numbers of pairs, of those with a wrong donor too."""
+        shards = self.shards if self.pairs_per_part else None
         effects: dict[str, Any] = {}
         counts: dict[str, Any] = dict(self.usable.counts)
         for edit in sorted(self.usable.counts, key=lambda edit: edit != self.main_edit):
@@ -141,7 +143,7 @@ class Counterfactual:
                     if edit == self.main_edit
                     else PairExperiment(self.engine, confirm, direction)
                 )
-                measured = measure_targets(experiment, self.targets, self.params, self.target_shards)
+                measured = measure_targets(experiment, self.targets, self.params, shards, self.pairs_per_part)
                 if measured is not None:
                     rows[direction] = measured
                     controlled[direction] = len(experiment.wrong_donor()[0])
@@ -184,7 +186,7 @@ class Counterfactual:
         first = experiment.take(np.arange(min(self.params.exhaustive_pairs, len(experiment))))
         sets = 2 ** len(self.players)
         print(f"{experiment.direction}: all {sets} sets of heads on {len(first)} {split} pairs", flush=True)
-        return measure_subsets(first, tuple(sorted(self.players)), self.set_shards)
+        return measure_subsets(first, tuple(sorted(self.players)), self.shards, self.pairs_per_part or PAIRS_PER_PART)
 
     def _of_all_sets(
         self, sets: Mapping[str, Mapping[str, SubsetEffects]], verdict: Verdicts, tables: dict[str, Rows]

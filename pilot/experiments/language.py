@@ -30,6 +30,8 @@ from pilot.sweep import SweepEngine
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PAIRS_PER_PART = 4  # what a kill can cost: half a minute for 270 heads of a model of 135 million parameters
+
 # What the sweeps run.
 CODE = (
     "pilot.arithmetic",
@@ -69,7 +71,7 @@ def select_players(
     """`choose_players` on the main edit's select pairs; None in all processes but the main one."""
     pairs = answered.usable.need(answered.main_edit, "select")
     experiments = {direction: PairExperiment(engine, pairs, direction) for direction in DIRECTIONS}
-    return choose_players(experiments, params, shards)
+    return choose_players(experiments, params, shards, PAIRS_PER_PART)
 
 
 def counterfactual(
@@ -103,7 +105,7 @@ def counterfactual(
         compare_sets=lambda select, confirm: best_sets_and_sums(select, confirm, params.resamples, params.seed),
         labels=token_labels(text, answered.usable.need(*main), tokenizer),
         position_pairs=params.exhaustive_pairs,
-        set_shards=shards,
-        target_shards=shards,
+        shards=shards,
+        pairs_per_part=PAIRS_PER_PART,
     )
     return experiment.run(lambda: stability, distributed.is_main())

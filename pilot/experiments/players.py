@@ -17,7 +17,6 @@ from pilot.experiments.effects import PairExperiment
 from pilot.experiments.parts import in_parts, measured_in_parts
 from pilot.experiments.statistics import bootstrap_ratio, selection_frequency
 from pilot.experiments.subsets import MOST_HEADS
-from pilot.experiments.verdicts import PAIRS_PER_PART
 from pilot.interventions import Intervention, check_heads, parse_heads, single_heads
 from pilot.runtime.files import read_json
 from pilot.runtime.schema import Resamples, Section, Seed
@@ -35,14 +34,15 @@ class PlayersParams(Section):
 
 
 def choose_players(
-    experiments: Mapping[str, PairExperiment], params: PlayersParams, shards: Shards | None = None
+    experiments: Mapping[str, PairExperiment], params: PlayersParams, shards: Shards | None, pairs_per_part: int
 ) -> dict[str, Any] | None:
     """What is written as selection.json; None in all processes but the main one.
 
         {"recovery": {direction: {head: {"value", "low", "high"}}}, "player": {head: rank},
          "stability": {direction: {head: share}}}
 
-    experiments   on the select pairs, by direction
+    experiments      on the select pairs, by direction
+    pairs_per_part   how many of them are computed at a time
 
     The players are the heads whose recovery alone is largest in magnitude, on average of the directions; rank counts
     from 1, and among equals the first head comes first. A head that works against the answer may be one of them.
@@ -57,7 +57,7 @@ def choose_players(
     stability: Stability = {}
     magnitude = np.zeros(len(heads))
     for direction, experiment in experiments.items():
-        change = _changes(experiment, heads, shards)
+        change = _changes(experiment, heads, shards, pairs_per_part)
         if change is None:
             continue
         estimates = bootstrap_ratio(change, experiment.gap, params.resamples, rng)
@@ -73,12 +73,14 @@ def choose_players(
     return {"recovery": recovery, "player": player, "stability": stability}
 
 
-def _changes(experiment: PairExperiment, heads: list[Intervention], shards: Shards | None) -> np.ndarray | None:
+def _changes(
+    experiment: PairExperiment, heads: list[Intervention], shards: Shards | None, pairs_per_part: int
+) -> np.ndarray | None:
     def measure(pairs: list[int]) -> dict[str, Tensor]:
         return {"change": torch.from_numpy(experiment.take(np.array(pairs)).changes(heads))}
 
     print(f"{experiment.direction}: {len(heads)} heads alone on {len(experiment)} select pairs", flush=True)
-    parts = in_parts(range(len(experiment)), PAIRS_PER_PART)
+    parts = in_parts(range(len(experiment)), pairs_per_part)
     measured = measured_in_parts(experiment, parts, measure, shards, {"alone": heads})
     return None if measured is None else measured["change"]
 

@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     def add(name: str, kind: type, default: object, text: str) -> None:
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default: %(default)s)")
 
-    add("--per-split", int, 64, "with --task: pairs to choose heads on, and as many to judge them on")
+    add("--per-split", int, 32, "with --task: pairs to choose heads on, and as many to judge them on")
     add("--players", int, 12, f"heads whose sets are all patched, 1 to {MOST_HEADS}; each one more doubles the time")
-    add("--set-pairs", int, 32, "pairs of each split that sets, and heads position by position, are patched on")
+    add("--set-pairs", int, 16, "pairs of each split that sets, and heads position by position, are patched on")
     add("--min-logit-gap", float, 1.0, "how far apart the logit differences of a pair's two runs are at least")
     add("--min-effect", float, 0.1, "a sufficient or necessary head recovers more than this share")
     add("--min-interaction", float, 0.02, "two heads are redundant if they interact by more than this share")

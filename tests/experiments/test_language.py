@@ -17,6 +17,7 @@ from pilot.experiments.params import CounterfactualParams
 from pilot.experiments.players import PlayersParams, choose_players, ranked, read_players
 from pilot.experiments.text_examples import text_examples
 from pilot.experiments.text_pairs import answered_pairs, rates, read_answered, token_labels
+from pilot.experiments.verdicts import measure_targets
 from pilot.inputs.pairs import DIRECTIONS
 from pilot.interventions import single_heads
 from pilot.language import load_tokenizer
@@ -167,7 +168,7 @@ def test_players_are_the_heads_of_largest_magnitude(engine, answered, selection,
 def test_too_many_players_are_refused(engine, answered):
     experiment = PairExperiment(engine, answered.usable.need("giver", "select"), "denoising")
     with pytest.raises(PilotError, match="9 players are too many: the model has 8 heads"):
-        choose_players({"denoising": experiment}, CHOICE.model_copy(update={"players": 9}))
+        choose_players({"denoising": experiment}, CHOICE.model_copy(update={"players": 9}), None, 4)
 
 
 @pytest.mark.parametrize("content", [{}, {"player": {"L9H0": 1}, "stability": {}}, {"player": 1}])
@@ -199,6 +200,20 @@ def test_the_whole_experiment(engine, tokenizer, answered, selection, shards):
         assert sum(values) == pytest.approx(sets[direction, "best", 3]["value"], abs=1e-4)
     again = counterfactual(engine, tokenizer, answered, players, selection["stability"], RULE, shards)
     assert (again.content, again.tables) == (content, results.tables), "from the shards of the first"
+
+
+def test_targets_in_parts_have_the_measures_of_the_whole(engine, answered, shards):
+    experiment = PairExperiment(engine, answered.usable.need("giver", "confirm"), "denoising")
+    heads = tuple(head for (head,) in single_heads(engine.model))
+    targets = {head.name: (head,) for head in heads} | {"all_heads": heads}
+    whole = measure_targets(experiment, targets, RULE)
+    assert len(experiment.wrong_donor()[0]) == len(experiment)
+    parts = measure_targets(experiment, targets, RULE, shards, 4)
+    for name, row in whole.items():
+        assert parts[name].keys() == row.keys()
+        for measure in ("recovery", "wrong_donor", "flip_rate"):
+            assert parts[name][measure] == pytest.approx(row[measure], abs=1e-4)
+        assert parts[name]["kl"] == pytest.approx(row["kl"], abs=1e-4)
 
 
 def test_with_answers_of_one_token_kept_is_what_the_same_run_gives(engine, answered):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
+from support.project import ROOT
 from support.tiny_gguf import TOKENS, write_gguf
 from support.tiny_language import save_language_model, tiny_llama, tiny_pairs, word_tokenizer
 from transformers import BertConfig, BertForMaskedLM, MambaConfig, MambaForCausalLM
@@ -111,3 +115,19 @@ def test_help_says_every_default(capsys):
     required = {"help", "model", "pairs", "task", "output-dir"}
     for option in set(re.findall(r"--([a-z-]+) [A-Z{]", shown)) - required:
         assert re.search(rf"--{option} .*?\(default: ", shown), option
+
+
+def test_processes_share_the_work_and_write_the_same_bytes(workspace):
+    command = [sys.executable, "-m", "stages.language.patch_heads", "--model", "tiny", "--pairs", "pairs.jsonl"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    written = []
+    for processes in ("1", "2"):
+        options = ["--output-dir", processes, "--device", "cpu", *OPTIONS]
+        done = subprocess.run(
+            [*command, *options], env=environment | {"PILOT_PROCESSES": processes}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        files = [path for path in (workspace / processes).iterdir() if path.suffix in (".json", ".csv", ".jsonl")]
+        written.append({path.name: path.read_bytes() for path in files})
+    assert len(written[0]) == 8
+    assert written[0] == written[1]
