@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 
 import matplotlib
@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
@@ -26,10 +26,34 @@ plt.rcParams.update({"figure.dpi": 130, "font.size": 9, "axes.spines.top": False
 
 def figure(plot: Plot) -> Figure:
     """All panels in one figure, `plot.across` of them in a row."""
-    down = -(-len(plot.panels) // plot.across)
     width = 9 if len(plot.panels) > 1 else 7
-    height = down * max(_height(plot, panel) for panel in plot.panels.values())
-    result, axes = plt.subplots(down, plot.across, figsize=(width, height), layout="constrained", squeeze=False)
+    result = plt.figure(figsize=(width, _total_height(plot, plot.across)), layout="constrained")
+    _draw(plot, result, plot.across)
+    return result
+
+
+def side_by_side(plots: Sequence[Plot]) -> Figure:
+    """Plots in one figure: the panels of heatmaps next to each other, others below each other."""
+    across = [plot.across if plot.kind == "heatmap" else 1 for plot in plots]
+    height = max(map(_total_height, plots, across))
+    result = plt.figure(figsize=(6 * len(plots), height), layout="constrained")
+    parts = result.subfigures(1, len(plots), squeeze=False)
+    for part, plot, n in zip(parts.flat, plots, across, strict=True):
+        _draw(plot, part, n)
+    return result
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file, and the figure closed; the same figure gives the same bytes."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def _draw(plot: Plot, figure: FigureBase, across: int) -> None:
+    """Fill a figure, or a part of one, with the panels, so many in a row."""
+    axes = figure.subplots(-(-len(plot.panels) // across), across, squeeze=False)
     used = axes.flat[: len(plot.panels)]
     for axis, (title, panel) in zip(used, plot.panels.items(), strict=True):
         axis.set_title(title, fontsize=9, loc="left")
@@ -43,18 +67,14 @@ def figure(plot: Plot) -> Figure:
         axis.set_axis_off()
     handles, names = used[0].get_legend_handles_labels()
     if plot.kind == "heatmap":
-        result.colorbar(image, ax=axes, label=plot.value)
+        figure.colorbar(image, ax=axes, label=plot.value)
     elif len(handles) > 1:
-        result.legend(handles, names, frameon=False, loc="outside upper center", ncols=3)
-    return result
+        figure.legend(handles, names, frameon=False, loc="outside upper center", ncols=3 if len(handles) % 2 else 2)
 
 
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file, and the figure closed; the same figure gives the same bytes."""
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    plt.close(figure)
-    return buffer.getvalue()
+def _total_height(plot: Plot, across: int) -> float:
+    """Inches."""
+    return -(-len(plot.panels) // across) * max(_height(plot, panel) for panel in plot.panels.values())
 
 
 def _height(plot: Plot, panel: Panel) -> float:

@@ -19,7 +19,17 @@ Rows = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
-class Measurements:
+class PatchingResults:
+    """What the experiment on pairs wrote: a JSON file's object, and CSV files' rows as text by column."""
+
+    counterfactual: Entries
+    head_positions: Rows
+    interactions: Rows
+    best_sets: Rows
+
+
+@dataclass(frozen=True)
+class Measurements(PatchingResults):
     """The files of metrics/: a JSON file's object, or a CSV file's rows as text by column.
 
     `repair` is patching.json, what the stage `patch` writes. Every run has the files up to `repair`; of the others an
@@ -31,10 +41,6 @@ class Measurements:
     ablation: Entries
     selection: Entries
     repair: Entries
-    counterfactual: Entries
-    head_positions: Rows
-    interactions: Rows
-    best_sets: Rows
     trajectory: Rows
     planted: Entries
     power: Rows
@@ -59,7 +65,7 @@ def read_measurements(folder: Path) -> Measurements:
 
     def rows(name: str) -> Rows:
         path = folder / f"{name}.csv"
-        return list(csv.DictReader(read_text(path).splitlines())) if path.exists() else []
+        return read_rows(path) if path.exists() else []
 
     training = rows("training")
     if not training:
@@ -81,6 +87,11 @@ def read_measurements(folder: Path) -> Measurements:
         power=rows("planted_power"),
         seeds=_seeds(folder / "seeds.json"),
     )
+
+
+def read_rows(path: Path) -> Rows:
+    """A CSV file's rows, by column. Raises PilotError if it cannot be read."""
+    return list(csv.DictReader(read_text(path).splitlines()))
 
 
 def _seeds(path: Path) -> Entries:

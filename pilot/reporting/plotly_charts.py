@@ -56,7 +56,7 @@ def _heatmap(plot: Plot, panel: Panel) -> go.Figure:
         heatmap.texttemplate = f"%{{z:{'+' if plot.signed else ''}.{plot.decimals}f}}"
         heatmap.showscale = False  # the cells say their values
     figure = go.Figure(heatmap)
-    figure.update_xaxes(type="category", title=plot.columns, showgrid=False, tickangle=0 if plot.is_small else None)
+    figure.update_xaxes(type="category", title=plot.columns, showgrid=False, tickangle=_tick_angle(plot, panel))
     figure.update_yaxes(type="category", title=plot.rows, showgrid=False, autorange="reversed", title_standoff=8)
     return figure.update_layout(height=100 + (40 if plot.is_small else 22) * len(panel))
 
@@ -113,6 +113,14 @@ def _intervals(marks: Iterable[Mark]) -> dict[str, Any] | None:
     below, above = zip(*(margin or (0.0, 0.0) for margin in margins), strict=True)
     style = {"color": "#333333", "thickness": 1, "width": 3}
     return {"type": "data", "symmetric": False, "array": list(above), "arrayminus": list(below), **style}
+
+
+def _tick_angle(plot: Plot, panel: Panel) -> int | None:
+    """Upright where columns are narrow and have long names, else what plotly finds room for."""
+    if plot.is_small:
+        return 0
+    upright = any(len(str(column)) > 3 and "\n" not in str(column) for column in columns_of(panel))
+    return -90 if upright else None
 
 
 def _tick(label: Label) -> str:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 
-from pilot.reporting.matplotlib_figures import figure, png
+from pilot.reporting.matplotlib_figures import figure, png, side_by_side
 from pilot.reporting.plot import Mark, Plot
 
 HEADS = {"L0": {"H0": Mark(30.0), "H1": Mark(-5.0)}, "L1": {"H0": Mark(1.0), "H1": Mark(0.0)}}
@@ -51,3 +51,15 @@ def test_the_same_numbers_give_the_same_file():
     plot = Plot("heatmap", {"flat": HEADS}, "layer", "head", "points")
     assert png(figure(plot)) == png(figure(plot))
     assert plt.get_fignums() == []
+
+
+def test_plots_side_by_side_share_a_figure():
+    heatmap = Plot("heatmap", {"denoising": HEADS, "noising": HEADS}, "layer", "head", "recovery")
+    lines = {"best": {1: Mark(0.5), 2: Mark(1.0)}, "average": {1: Mark(0.1), 2: Mark(0.2)}}
+    drawn = side_by_side([heatmap, Plot("lines", {"denoising": lines, "noising": lines}, "set", "heads", "recovery")])
+    drawn.canvas.draw()
+    left, right = drawn.subfigs
+    columns = [
+        {round(axis.get_position().x0, 2) for axis in part.axes if axis.get_title(loc="left")} for part in (left, right)
+    ]
+    assert [len(places) for places in columns] == [2, 1]  # heatmaps next to each other, lines below each other

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from support.browser import browse, needs_chromium, with_script
 from support.project import ROOT
 from support.report_cases import worked_examples, write_metrics
 
@@ -17,10 +16,6 @@ from pilot.reporting.measurements import read_measurements
 from pilot.reporting.page import html_page
 from pilot.reporting.params import load_params
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium (chromium, google-chrome) to open the page with"
-)
 PROVENANCE = {"versions": {"Python": "3.x"}, "data": {"pilot_val.jsonl": "d41d8c"}}
 
 
@@ -83,29 +78,6 @@ def test_the_page_says_what_it_lacks(tmp_path):
         "There are no worked examples: run dvc repro examples.",
     ):
         assert sentence in page
-
-
-def browse(page: str, folder: Path, *options: str) -> tuple[str, list[str]]:
-    """The page's elements once its scripts have run, and what the browser's console says."""
-    path = folder / "report.html"
-    path.write_text(page)
-    done = subprocess.run(
-        [
-            CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={folder / 'profile'}",
-            "--enable-logging=stderr", "--v=0", "--virtual-time-budget=20000", *options, "--dump-dom", path.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )  # fmt: skip
-    return done.stdout, re.findall(r"CONSOLE.*", done.stderr)
-
-
-def with_script(page: str, script: str) -> str:
-    """The page with a reader's hands: a script that runs after its own."""
-    return page.replace("</body>", f"<script>{script}</script></body>")
 
 
 @needs_chromium

@@ -51,3 +51,15 @@ def test_a_symbol_stands_over_its_position():
 
 def test_a_colour_scale_is_even():
     assert colour_scale(("a", "b", "c")) == [(0, "a"), (0.5, "b"), (1, "c")]
+
+
+def test_long_names_of_narrow_columns_stand_upright():
+    def angle(columns):
+        panel = {"L0": {column: Mark(1.0) for column in columns}}
+        (chart,) = charts(Plot("heatmap", {"": panel}, "layer", "head", "value")).values()
+        return chart.layout.xaxis.tickangle
+
+    assert angle([f"L10H{i}" for i in range(9)]) == -90
+    assert angle([f"H{i}" for i in range(9)]) is None
+    assert angle([f"(long\n{i}" for i in range(9)]) is None  # a position has two lines
+    assert angle(["L10H1", "L10H2"]) == 0  # wide columns

@@ -7,8 +7,8 @@ from itertools import accumulate
 
 from pilot.reporting.findings.finding import Finding, listed, mark
 from pilot.reporting.findings.patching import NO_PAIRS
-from pilot.reporting.measurements import Measurements
-from pilot.reporting.plot import Label, Mark, Panels, Plot
+from pilot.reporting.measurements import Measurements, PatchingResults, Rows
+from pilot.reporting.plot import Label, Mark, Panels, Plot, Row
 
 SET_WORDS = {"best": "best set", "ablation": "largest impact by ablation", "average": "average of all sets"}
 NO_SUBSETS = "Not measured in this run: it takes all sets of heads, and counterfactual.exhaustive is off."
@@ -33,7 +33,7 @@ def shapley(measured: Measurements) -> Finding:
     return Finding("shapley", title, text, Plot("bars", {"": panel}, "direction", "head", "Shapley value (recovery)"))
 
 
-def interactions(measured: Measurements) -> Finding:
+def interactions(measured: PatchingResults) -> Finding:
     title, rows = "Which heads need each other, which replace each other", measured.interactions
     if not rows:
         return Finding("interactions", title, _why_none(measured))
@@ -60,29 +60,44 @@ def best_sets(measured: Measurements) -> Finding:
     title, rows = "The best set of each size", measured.best_sets
     if not rows:
         return Finding("best_sets", title, _why_none(measured))
-    panels: Panels = {}
-    for row in rows:
-        heads = row["heads"] if row["set"] != "average" else ""
-        panels.setdefault(row["direction"], {}).setdefault(SET_WORDS[row["set"]], {})[int(row["size"])] = _mark(
-            row, heads
-        )
-    reached = []
-    for direction, panel in panels.items():
-        best = panel[SET_WORDS["best"]]
-        size = next((size for size in best if best[size].value >= 0.5), None)
-        needed = "no set does" if size is None else f"{size} ({best[size].note}, {best[size].value:.2f})"
-        reached.append(f"by {direction} {needed}")
-    optimism = max((float(row["optimism"]) for row in rows if row.get("optimism")), default=0.0)
-    curse = f" On the pairs that they were chosen on they recover up to {optimism:.3f} more." if optimism > 0 else ""
+    panels = set_panels(rows, SET_WORDS)
+    reached = "; ".join(
+        f"by {direction} {heads_for_half(panel[SET_WORDS['best']])}" for direction, panel in panels.items()
+    )
     text = (
         "Recovery by the best set of each number of heads, by the heads of largest ablation impact, and by all sets of "
-        f"that size on average. The best sets are chosen on other pairs than they are measured on.{curse} Heads that "
-        f"it takes to recover half: {'; '.join(reached)}."
+        f"that size on average. The best sets are chosen on other pairs than they are measured on.{optimism(rows)} "
+        f"Heads that it takes to recover half: {reached}."
     )
     return Finding("best_sets", title, text, Plot("lines", panels, "set", "heads patched", "recovery"))
 
 
-def _why_none(measured: Measurements) -> str:
+def set_panels(rows: Rows, words: Mapping[str, str]) -> Panels:
+    """Recovery by direction, kind of set and number of heads, from the rows of best_sets.csv.
+
+    words   what to call the kinds of sets, in the order in which they stand
+    """
+    panels: Panels = {}
+    order = list(words)
+    for row in sorted(rows, key=lambda row: order.index(row["set"])):
+        sizes = panels.setdefault(row["direction"], {}).setdefault(words[row["set"]], {})
+        sizes[int(row["size"])] = _mark(row, row["heads"] if row["set"] != "average" else "")
+    return panels
+
+
+def heads_for_half(best: Row) -> str:
+    """The smallest best set that recovers half: `2 (L0H1+L1H1, 0.85)`."""
+    size = next((size for size in best if best[size].value >= 0.5), None)
+    return "no set does" if size is None else f"{size} ({best[size].note}, {best[size].value:.2f})"
+
+
+def optimism(rows: Rows) -> str:
+    """A sentence on how much choosing the best sets flatters them on the pairs that they were chosen on."""
+    most = max((float(row["optimism"]) for row in rows if row.get("optimism")), default=0.0)
+    return f" On the pairs that they were chosen on they recover up to {most:.3f} more." if most > 0 else ""
+
+
+def _why_none(measured: PatchingResults) -> str:
     return NO_SUBSETS if measured.counterfactual else NO_PAIRS
 
 
