@@ -8,8 +8,10 @@ by causality.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -139,7 +141,8 @@ class Planner:
         same = intervention[path_of.ravel()]
         duplicates = [(i, int(same[i])) for i in np.flatnonzero(same != np.arange(len(same))).tolist()]
         builder = _Builder(known, paths, intervention, reads[-1] + 1)
-        return Plan(builder.node(0, 0, None), reads, duplicates)
+        with _collector_paused():
+            return Plan(builder.node(0, 0, None), reads, duplicates)
 
 
 def _patches_by_layer(interventions: Sequence[Intervention], n_layers: int) -> tuple[list[Intervention], np.ndarray]:
@@ -208,6 +211,18 @@ class _Builder:
             else:
                 node.branches.append(Branch(patches, after, behind))
         return node
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without Python's garbage collector, which would search a growing trie for garbage again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _reduce(patches: Intervention, first: int, end: int) -> LayerPatches:
