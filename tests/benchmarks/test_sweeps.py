@@ -56,7 +56,7 @@ def test_sweep(benchmark, best_time, row):
         pytest.skip("takes long; the suite compares results on tiny models of the family")
     model, fused, eager = model_of(row.model), engine_of(row.model, "fused"), engine_of(row.model, "eager")
     interventions = row.interventions(model)
-    few, sample = pairs_of(row.model, 2), [interventions[0], *interventions[:: max(1, len(interventions) // 8)]]
+    few, sample = pairs_of(row.model, 2), [interventions[0], *interventions[:: len(interventions) // 8 | 1]]
     want = by_plain_loop(model, sample, few, 2)
     for engine in (fused, eager):
         torch.testing.assert_close(by_engine(engine, sample, few), want, atol=1e-4, rtol=1e-4)
