@@ -2,8 +2,7 @@
 
     python tests/support/speed_tables.py TIMINGS metrics/benchmark.json
 
-writes the second file and prints the text, ready to paste; tests/test_speed_tables.py holds the pages to it. Seconds are
-medians.
+writes the second file and prints the text, ready to paste. tests/test_speed_tables.py holds the pages to it.
 """
 
 from __future__ import annotations
