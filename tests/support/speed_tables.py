@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +86,21 @@ def _operator(benches: list[dict[str, Any]]) -> Numbers:
 
 def pages(results: Numbers) -> dict[str, str]:
     """What README has to say, and a section each of two pages of docs/."""
-    return {
+    texts = {
         "README.md": _short(results),
         "docs/sweep.md": _sweep_section(results),
         "docs/operators.md": _operators_section(results),
     }
+    return {page: "\n\n".join(map(_wrapped, text.split("\n\n"))) for page, text in texts.items()}
+
+
+def _wrapped(block: str) -> str:
+    """A paragraph in lines of the pages' width; a heading or a table as it is."""
+    return block if block.startswith(("#", "|")) else textwrap.fill(block, 120)
 
 
 def _short(results: Numbers) -> str:
+    # In the order of support.sweep_rows.ROWS.
     small, _, _, positions, sets, *_ = (row["loop_over_fused"]["median"] for row in results["sweeps"].values())
     return (
         f"It is {small:.0f} times as fast as a plain loop with hooks on a small sweep, {positions:.0f} times on all "
