@@ -19,9 +19,9 @@ Numbers = dict[str, Any]  # nested, numbers only
 
 def results_of(timings: dict[str, Any]) -> Numbers:
     """pytest-benchmark's JSON as nested dicts of numbers."""
-    by_table: dict[str, list[dict[str, Any]]] = {}
+    by_table: dict[str | None, list[dict[str, Any]]] = {}  # None: those of a GPU
     for bench in timings["benchmarks"]:
-        by_table.setdefault(bench["extra_info"]["table"], []).append(bench)
+        by_table.setdefault(bench["extra_info"].get("table"), []).append(bench)
     sweeps = {bench["group"]: _sweep(bench) for bench in by_table["sweeps"]}
     facts = by_table["patched_attention"][0]["extra_info"]
     machine = f"{timings['machine_info']['cpu']['brand_raw']} with {facts['instruction_set'].upper()}"
