@@ -13,7 +13,9 @@ test: $(INSTALLED) lint
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=.benchmarks/operator.json
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-json=.benchmarks/timings.json
+	$(BIN)/python tests/support/speed_tables.py .benchmarks/timings.json metrics/benchmark.json
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
