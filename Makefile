@@ -18,7 +18,9 @@ test: $(INSTALLED) lint
 	$(BIN)/python -m pytest
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pytest tests/benchmarks --benchmark-enable --benchmark-json=.benchmarks/operator.json
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest -q tests/benchmarks --benchmark-enable --benchmark-json=.benchmarks/timings.json
+	$(BIN)/python tests/support/speed_tables.py .benchmarks/timings.json metrics/benchmark.json
 
 peers: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[peers]"

@@ -8,8 +8,10 @@ by causality.
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -139,7 +141,8 @@ class Planner:
         same = intervention[path_of.ravel()]
         duplicates = [(i, int(same[i])) for i in np.flatnonzero(same != np.arange(len(same))).tolist()]
         builder = _Builder(known, paths, intervention, reads[-1] + 1)
-        return Plan(builder.node(0, None, 0, len(paths)), reads, duplicates)
+        with _collector_paused():
+            return Plan(builder.node(0, 0, None), reads, duplicates)
 
 
 def _patches_by_layer(interventions: Sequence[Intervention], n_layers: int) -> tuple[list[Intervention], np.ndarray]:
@@ -169,36 +172,57 @@ def _subsets_by_layer(subsets: HeadSubsets, n_layers: int) -> tuple[list[Interve
 
 
 class _Builder:
-    """Makes the trie of sorted, distinct paths (n, n_layers): numbers of `known`, layer by layer."""
+    """Makes the trie of sorted, distinct paths (n, n_layers): numbers of `known`, layer by layer.
+
+    Paths that are alike down to a layer stand together, so the branches of a layer are numbered as their first paths
+    come. Branch i of a layer leads to node i of the next.
+    """
 
     def __init__(self, known: list[LayerPatches], paths: np.ndarray, intervention: np.ndarray, end: int):
-        self._known, self._paths, self._intervention, self._end = known, paths, intervention, end
-        self._shapes: dict[tuple[int, Span | None, bytes], int] = {}
+        self._known, self._intervention, self._end = known, intervention, end
+        parts = np.diff(paths, axis=0, prepend=-1) != 0
+        opens = np.logical_or.accumulate(parts, axis=1)  # (n, n_layers): whether a path is the first of a branch
+        starts = [np.flatnonzero(of_layer) for of_layer in opens.T]
+        self._patches: list[list[int]] = [paths[at, layer].tolist() for layer, at in enumerate(starts)]
+        # For each layer the first branch of every node, and the end of the last one's.
+        self._branches: list[list[int]] = [
+            [*np.searchsorted(at, nodes).tolist(), len(at)]
+            for at, nodes in zip(starts, [np.zeros(1, dtype=np.int64), *starts], strict=False)
+        ]
+        self._shapes: dict[tuple[int, Span | None, tuple[int, ...]], int] = {}
         self._last_patches: dict[int, list[LayerPatches]] = {}  # by shape
 
-    def node(self, layer: int, changed: Span | None, first: int, stop: int) -> Node:
-        """The node of paths first..stop-1, which are alike in the layers before `layer`."""
-        column = self._paths[first:stop, layer]
-        if layer + 1 == self._paths.shape[1]:
-            shape = self._shape(layer, changed, column)
+    def node(self, layer: int, index: int, changed: Span | None) -> Node:
+        """Node number `index` of `layer`, with all behind it."""
+        first, stop = self._branches[layer][index : index + 2]
+        numbers = self._patches[layer][first:stop]
+        shape = self._shapes.setdefault((layer, changed, tuple(numbers)), len(self._shapes))
+        if layer + 1 == len(self._patches):
             if shape not in self._last_patches:
-                self._last_patches[shape] = [self._known[number] for number in column]
+                self._last_patches[shape] = [self._known[number] for number in numbers]
             return LastNode(layer, changed, shape, self._last_patches[shape], self._intervention[first:stop])
-        starts = np.flatnonzero(np.diff(column, prepend=-1))
-        bounds = [*(first + starts).tolist(), stop]
-        node = InnerNode(layer, changed, self._shape(layer, changed, column[starts]), None, [])
-        for number, low, high in zip(column[starts], bounds[:-1], bounds[1:], strict=True):
+        node = InnerNode(layer, changed, shape, None, [])
+        for branch, number in enumerate(numbers, first):
             patches = self._known[number]
             after = _changed(changed, patches, self._end)
-            behind = self.node(layer + 1, after, low, high)
+            behind = self.node(layer + 1, branch, after)
             if after is None:
                 node.unchanged = behind
             else:
                 node.branches.append(Branch(patches, after, behind))
         return node
 
-    def _shape(self, layer: int, changed: Span | None, patches: np.ndarray) -> int:
-        return self._shapes.setdefault((layer, changed, patches.tobytes()), len(self._shapes))
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without Python's garbage collector, which would search a growing trie for garbage again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _reduce(patches: Intervention, first: int, end: int) -> LayerPatches:

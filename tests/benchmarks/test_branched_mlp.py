@@ -9,7 +9,7 @@ import pytest
 import torch
 from support.project import no_compiler
 
-from pilot.ops import branched_mlp, build, eager_branched_mlp
+from pilot.ops import branched_mlp, eager_branched_mlp
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
@@ -55,9 +55,7 @@ def test_branched_mlp(benchmark, best_time, shape, impl):
     )
     hidden, product = torch.randn(rows, m), torch.empty(rows, d)
     benchmark.extra_info.update(
+        table="branched_mlp",
         impl=impl,
-        threads=torch.get_num_threads(),
-        instruction_set=build.build_facts()["instruction_set"],
-        rows=rows,
         product_seconds=best_time(lambda: torch.mm(hidden, mlp_out, out=product), 0.2) if benchmark.enabled else None,
     )

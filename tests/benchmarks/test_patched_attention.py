@@ -78,6 +78,7 @@ def test_patched_attention(benchmark, best_time, shape, impl, copy_bandwidth, ge
 
     flops, moved = work(*shape)
     benchmark.extra_info.update(
+        table="patched_attention",
         impl=impl,
         threads=torch.get_num_threads(),
         instruction_set=build.build_facts()["instruction_set"],

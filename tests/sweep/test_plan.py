@@ -1,5 +1,8 @@
 """Plans of a model of 3 layers and 2 heads, over 6 positions of which the last is read."""
 
+import gc
+
+import pytest
 from support.flops import count_work, unpatched_flops
 
 from pilot.interventions import HeadPatch, head_subsets, single_heads, single_positions
@@ -94,3 +97,14 @@ def test_an_unpatched_run_ends_with_the_last_layers_attention():
     assert unpatched_flops(plan([()], reads=(0, 2)), PROGRAM) == 2 * (3 * usual + 2 * rest)
     absorbed = 3 * 64 + 2 * (2 * 8) * 3  # one query: it, and to the residual stream; scores and means; to values
     assert unpatched_flops(plan([()], reads=(2,)), PROGRAM) == 2 * (2 * usual + absorbed + 2 * rest)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_planning_leaves_the_garbage_collector_as_it_was(enabled):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        plan(single_heads(CONFIG))
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()
