@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pilot.models.attention import causal_attention
+from pilot.ops.checks import check_alike, check_shapes
 from pilot.ops.norms import inverse_rms
 from pilot.ops.registration import register
-from pilot.ops.shapes import check_alike, check_shapes
 
 
 def branched_attention(
