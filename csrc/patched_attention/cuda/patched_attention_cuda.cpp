@@ -28,7 +28,7 @@ at::Tensor plain_attention(const PatchedAttentionArguments& a, double scale) {
     return (heads_each == 1 ? x : x.repeat_interleave(heads_each, 2)).transpose(1, 2);
   };
   at::Tensor q = a.q.transpose(1, 2);
-  if (scale <= 0) q = q * scale, scale = 1;
+  if (scale <= 0) q = q.mul(scale), scale = 1;
   std::optional<at::Tensor> mask;
   if (1 < queries && queries < keys)
     mask = at::ones({queries, keys}, q.options().dtype(at::kBool)).tril(keys - queries);
