@@ -1,4 +1,4 @@
-"""The CUDA operator on a GPU: the cases of test_cuda_emulation.py and larger ones, streams, graphs."""
+"""The CUDA operators on a GPU: the cases of test_cuda_emulation.py and larger ones, streams, graphs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
+from support import branched_mlp_cases as mlp
 from support.cuda_cases import CASES, DTYPES, Case, arguments, check, check_first_keys_of_minus_infinity
 from support.project import ROOT
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU here: the kernels' logic runs in test_cuda_emulation.py", allow_module_level=True)
 
-from pilot.ops import build
+from pilot.ops import branched_mlp, build, causal_attention, patched_attention
 from pilot.ops.toolchain import library
 
 LARGE = [
@@ -31,7 +33,7 @@ LARGE = [
 @pytest.fixture(scope="module")
 def operator():
     build.load("cuda")
-    return torch.ops.pilot.patched_attention
+    return partial(patched_attention, impl="fused")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -41,7 +43,7 @@ def test_same_as_eager(operator, case, dtype):
     z = operator(**a)
     check(z, a)
     out = torch.full_like(z, float("nan"))
-    torch.ops.pilot.patched_attention_out(**a, out=out)
+    operator(**a, out=out)
     assert torch.equal(out, z)
 
 
@@ -94,7 +96,7 @@ def test_in_a_graph_with_new_values(operator, case):
     out = operator(**a)  # loads the kernels: not allowed while capturing
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        torch.ops.pilot.patched_attention_out(**a, out=out)
+        operator(**a, out=out)
     torch.manual_seed(7)
     for name in ("q", "k", "v"):
         a[name].normal_()
@@ -114,10 +116,40 @@ def test_on_another_stream(operator):
     check(z, a)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [Case(4, 22, 4, 2, 32), Case(90, 90, 2, 2, 32), Case(3, 90, 4, 2, 32)], ids=str)
+def test_causal_attention(operator, case, dtype):
+    a = arguments(case, dtype, "cuda")
+    z = torch.empty_like(a["q"], memory_format=torch.contiguous_format)
+    causal_attention(a["q"], a["k"], a["v"], scale=0.3, out=z)
+    row = torch.arange(len(z), device="cuda")
+    unpatched = {"source": a["q"], "parent": row, "source_row": row}
+    check(z, a | unpatched | {"replace": torch.zeros(z.shape[:3], dtype=torch.bool, device="cuda")}, 0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES], ids=str)
+@pytest.mark.parametrize("activation", mlp.ACTIVATIONS)
+def test_branched_mlp(operator, activation, dtype):
+    for sizes in (
+        {},
+        {"d": 130, "m": 257, "biased": False},
+        {"K": 0},
+        {"C": 0},
+        {"by_row": False},
+        {"N": 1, "C": 40, "B": 64, "d": 128, "m": 1536},  # made in several parts
+    ):
+        case = mlp.make_case(**sizes, activation=activation, dtype=dtype)
+        on_gpu = case.to("cuda").having(member=case.member)
+        out = on_gpu.out()
+        branched_mlp(*on_gpu.arguments, out=out)
+        mlp.assert_close_to_exact(out.cpu(), case)
+
+
 # What programs of a process of their own begin with.
 START = """
 import sys
 sys.path.insert(0, {tests!r})
+from support import branched_mlp_cases as mlp
 from support.cuda_cases import *
 from pilot.ops import build
 build.load("cuda")
@@ -128,7 +160,7 @@ OUT_OF_RANGE = (
     + """
 a = arguments(Case(4, 4, 2, 2, 8), torch.float32, "cuda")
 a[{name!r}][3] = {value}
-torch.ops.pilot.patched_attention(**a)
+patched_attention(**a, impl="fused")
 torch.cuda.synchronize()
 """
 )
@@ -149,7 +181,13 @@ UNDER_A_CHECKER = (
 for case in CASES:
     for dtype in DTYPES:
         a = arguments(case, dtype, "cuda")
-        check(torch.ops.pilot.patched_attention(**a), a)
+        check(patched_attention(**a, impl="fused"), a)
+for activation in mlp.ACTIVATIONS:
+    case = mlp.make_case(activation=activation)
+    on_gpu = case.to("cuda").having(member=case.member)
+    out = on_gpu.out()
+    branched_mlp(*on_gpu.arguments, out=out)
+    mlp.assert_close_to_exact(out.cpu(), case)
 """
 )
 
