@@ -13,12 +13,15 @@ import torch
 from support import branched_mlp_cases as mlp
 from support.cuda_cases import CASES, DTYPES, Case, arguments, check, check_first_keys_of_minus_infinity
 from support.project import ROOT
+from support.tiny_models import MODELS, VOCAB, tiny_model
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU here: the kernels' logic runs in test_cuda_emulation.py", allow_module_level=True)
 
+from pilot.interventions import head_subsets, single_heads, single_positions
 from pilot.ops import branched_mlp, build, causal_attention, patched_attention
 from pilot.ops.toolchain import library
+from pilot.sweep import SweepEngine
 
 LARGE = [
     Case(16, 16, 4, 4, 32, parents=4096, children=4096, layout="packed"),
@@ -143,6 +146,21 @@ def test_branched_mlp(operator, activation, dtype):
         out = on_gpu.out()
         branched_mlp(*on_gpu.arguments, out=out)
         mlp.assert_close_to_exact(out.cpu(), case)
+
+
+@pytest.mark.parametrize("impl", ["fused", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_sweep_is_what_hooks_give(operator, name, impl):
+    model = tiny_model(name).cuda()
+    recipient, donor = torch.randint(VOCAB, (2, 5, 9), generator=torch.Generator().manual_seed(0))
+    donor[0, :4] = recipient[0, :4]
+    heads = [head for (head,) in single_heads(model)]
+    patches = [*single_heads(model), *single_positions(model, 9)[::3], *head_subsets(heads[:4])]
+    read = torch.full((5, 1), 8)
+    expected = SweepEngine(model, "reference").run(recipient, donor, patches, read=read)
+    found = SweepEngine(model, impl).run(recipient, donor, patches, read=read)
+    assert (found - expected).abs().max() < 1e-4 * expected.std()
 
 
 # What programs of a process of their own begin with.
