@@ -53,7 +53,7 @@ def branched_attention(
 
     On a CPU, in float32 or float64, keys after a query, NaN and infinity among them, do not reach it, and a query has
     the same bits with any number of threads. It is made for few queries: where a key and value head has more than
-    about 16, pilot.ops.patched_attention is faster. There is no gradient.
+    about 16, pilot.ops.causal_attention is faster. There is no gradient.
 
     Raises ValueError or TypeError for arguments that do not fit.
     """

@@ -271,6 +271,33 @@ def test_cache_folder_that_cannot_be_written(sources, tmp_path):
         )
 
 
+def test_the_first_call_of_an_operator_loads_the_kernels():
+    code = (
+        "import torch\n"
+        "from pilot.ops import build, product\n"
+        "x, out = torch.ones(2, 2), torch.empty(2, 2)\n"
+        "def loaded(): return torch._C._dispatch_has_kernel_for_dispatch_key('pilot::product', 'CPU')\n"
+        "before = loaded()\n"
+        "product(x, x, out=out)\n"
+        "print(before, loaded(), out.tolist())\n"
+    )
+    result = run(code)
+    assert result.stdout == "False True [[2.0, 2.0], [2.0, 2.0]]\n", result.stderr
+
+
+def test_without_a_compiler_operators_run_in_pytorch_with_one_warning(cache):
+    code = (
+        "import torch\n"
+        "from pilot.ops import product\n"
+        "x, out = torch.ones(2, 2), torch.empty(2, 2)\n"
+        "for _ in range(3): product(x, x, out=out)\n"
+        "print(out.tolist())\n"
+    )
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
+    assert result.stdout == "[[2.0, 2.0], [2.0, 2.0]]\n", result.stderr
+    assert result.stderr.count("RuntimeWarning: the operators run in eager PyTorch: the operators need a C++") == 1
+
+
 def test_auto_falls_back_with_one_warning(cache):
     code = (
         "import torch\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import hypothesis.strategies as st
 import pytest
@@ -11,7 +12,10 @@ from hypothesis import given, settings
 from support.operator_cases import assert_equivalent, each_capability, exact, make_case
 from support.project import no_compiler
 
+from pilot.arithmetic.vocabulary import VOCAB_SIZE
 from pilot.errors import PilotError
+from pilot.interventions import HeadPatch
+from pilot.models import hooks
 from pilot.models.attention import causal_attention as attention_written_out
 from pilot.ops import build, causal_attention, eager_causal_attention, eager_patched_attention, patched_attention
 from pilot.ops.checks import MAX_HEAD_DIM
@@ -416,6 +420,19 @@ def test_a_call_past_the_checks_is_safe():
             torch.ops.pilot.patched_attention(*wrong.arguments, out=out)
     with pytest.raises(RuntimeError, match="expected a contiguous out"):
         torch.ops.pilot.patched_attention(*case.arguments, out=torch.empty(3, 4, 16, 32).transpose(1, 2))
+
+
+@torch.no_grad()
+def test_a_patched_forward_of_the_pilot(small_model):
+    """Handed over as a function, it patches what hooks patch."""
+    recipient, donor = torch.randint(VOCAB_SIZE, (2, 3, 7), generator=torch.Generator().manual_seed(0))
+    z = hooks.head_outputs(small_model, donor)
+    with hooks.replaced(small_model, (HeadPatch(1, 0, 2, 6),), z):
+        expected = small_model(recipient)
+    attn = small_model.blocks[1].attn
+    attn.patched_attention = partial(patched_attention, impl="fused")
+    attn.patch_head_index, attn.patch_head_output, attn.patch_positions = 0, z[1][:, :, 0], slice(2, 6)
+    torch.testing.assert_close(small_model(recipient), expected)
 
 
 # Plain attention, by the same kernel
