@@ -55,7 +55,7 @@ check "memcheck" 90 "${pytest[@]}" tests/ops/test_cuda.py -k "sanitizer and memc
 check "racecheck" 90 "${pytest[@]}" tests/ops/test_cuda.py -k "sanitizer and racecheck"
 check "benchmarks" 120 "${pytest[@]}" tests/benchmarks/test_cuda_attention.py \
     --benchmark-enable --benchmark-json="$folder/attention.json"
-check "exhaustive sweep" 120 "${pytest[@]}" tests/benchmarks/test_sweep_engine.py -k "cuda and subsets and one" \
+check "exhaustive sweep" 120 "${pytest[@]}" tests/benchmarks/test_cuda_sweep.py \
     --benchmark-enable --benchmark-json="$folder/sweep.json"
 
 sed -E 's/^( +train_size:) [0-9]+/\1 60000/; s/^( +num_epochs:) [0-9]+/\1 1/' params.yaml >"$folder/params.yaml"
