@@ -1,4 +1,4 @@
-"""The sweep of all 65,536 sets of heads on a GPU, on the pilot's default sizes; a sample is compared with hooks first."""
+"""The sweep of all 65,536 sets of heads on a GPU, on the pilot's default sizes; compared with hooks first."""
 
 from __future__ import annotations
 
