@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 from pilot.errors import PilotError
 from pilot.interventions import HeadPatch, Intervention, check_intervention
 from pilot.models.hooks import head_outputs, output_projections
-from pilot.ops.dispatch import which_impl
+from pilot.ops.dispatch import runs_fused
 from pilot.ops.patched_attention import patched_attention
 
 NAME = "pilot"
@@ -177,7 +177,7 @@ def attention(
 
 
 def _takes_fused(query: Tensor, key: Tensor, value: Tensor, patch: PatchedLayer) -> bool:
-    return query.shape[-1] == value.shape[-1] and which_impl(patch.impl, query, key, value, patch.z) == "fused"
+    return query.shape[-1] == value.shape[-1] and runs_fused(patch.impl, query, key, value, patch.z)
 
 
 def _patched(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, patch: PatchedLayer) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from pilot.models.attention import causal_attention
+from pilot.ops.checks import check_alike, check_shapes
 from pilot.ops.norms import inverse_rms
 from pilot.ops.registration import register
-from pilot.ops.shapes import check_alike, check_shapes
 
 
 def branched_attention(
@@ -53,7 +53,7 @@ def branched_attention(
 
     On a CPU, in float32 or float64, keys after a query, NaN and infinity among them, do not reach it, and a query has
     the same bits with any number of threads. It is made for few queries: where a key and value head has more than
-    about 16, pilot.ops.patched_attention is faster. There is no gradient.
+    about 16, pilot.ops.causal_attention is faster. There is no gradient.
 
     Raises ValueError or TypeError for arguments that do not fit.
     """

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pilot.ops.checks import dtype_name
+from pilot.ops.checks import check_alike, check_shapes, dtype_name
 from pilot.ops.norms import inverse_rms
 from pilot.ops.registration import register
-from pilot.ops.shapes import check_alike, check_shapes
 
 Activation = Literal["gelu", "gelu_tanh", "silu_gated", "gelu_tanh_gated"]
 
@@ -59,7 +58,7 @@ def branched_mlp(
 
     NaN or infinity in a term does not reach a branch that does not add it, nor that of a row another row. On a CPU, in
     float32 or float64, a branch has the same bits whatever is computed with it, and with any number of threads. There
-    is no gradient.
+    is no gradient. On CUDA, in 16-bit types, sums are made in float32, and hidden units rounded for the product.
 
     Raises ValueError or TypeError for arguments that do not fit.
     """

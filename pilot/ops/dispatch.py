@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -18,45 +17,37 @@ FUSED_DTYPES = {
 }
 
 
-def which_impl(impl: str, *tensors: Tensor) -> Literal["fused", "eager"]:
-    """The implementation that `impl`, "auto", "fused" or "eager", means for an operator on these tensors.
+def runs_fused(impl: str, *tensors: Tensor) -> bool:
+    """Whether `impl`, "auto", "fused" or "eager", means the fused operators for these tensors.
 
-    "auto" is fused where that can run on a CPU (a build that fails is warned of once), else eager. On CUDA it is eager
-    until the kernels have been tested on a GPU. Without tensors: for float32 on the CPU.
+    "auto" does where they can run on a CPU (a build that fails is warned of once). On CUDA it does not, until the
+    kernels have been tested on a GPU. Without tensors: for float32 on the CPU.
 
-    Raises PilotError if `impl` is "fused" and it cannot run.
+    Raises PilotError if `impl` is "fused" and they cannot run.
     """
     if impl not in ("auto", "fused", "eager"):
         raise PilotError(f"impl must be auto, fused or eager, not {impl!r}")
     device, dtype = (tensors[0].device.type, tensors[0].dtype) if tensors else ("cpu", torch.float32)
     if impl == "eager" or (impl == "auto" and device == "cuda"):
-        return "eager"
+        return False
+    reason = None
     if torch.is_grad_enabled() and any(x.requires_grad for x in tensors):
-        reason: str | None = "the fused operator has no gradient: use torch.no_grad(), or impl='eager'"
+        reason = "the fused operator has no gradient: use torch.no_grad(), or impl='eager'"
     elif dtype not in FUSED_DTYPES.get(device, ()):
         reason = f"the fused operator does not compute in {dtype_name(dtype)} on {device}: use impl='eager'"
-    else:
+    elif not torch.compiler.is_compiling():  # compiled code finds out when it runs: pilot.ops.registration
         reason = why_not_built(device, warn=impl == "auto")
     if impl == "fused" and reason is not None:
         raise PilotError(reason)
-    return "fused" if reason is None else "eager"
-
-
-def why_not_built(device: str, warn: bool) -> str | None:
-    """None if there are operators for this kind of device, else the reason, with one warning where that is wanted."""
-    return _why_not_built(device, warn)
-
-
-# What torch.compiler.assume_constant_result does, without the second that importing torch._dynamo takes: torch.compile
-# asks once, while tracing, and does not follow the builder. It would look through a cache, hence two functions.
-why_not_built._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return reason is None
 
 
 @cache
-def _why_not_built(device: str, warn: bool) -> str | None:
+def why_not_built(device: str, warn: bool) -> str | None:
+    """None if there are kernels for this kind of device, else the reason, with one warning where that is wanted."""
     from pilot.ops import build  # here, so that `python -m pilot.ops.build` does not find it imported already
 
     reason = build.why_unavailable(device)
     if reason is not None and warn:
-        warnings.warn(f"the operators run in eager PyTorch: {reason}", RuntimeWarning, stacklevel=5)
+        warnings.warn(f"the operators run in eager PyTorch: {reason}", RuntimeWarning, stacklevel=4)
     return reason

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pilot.ops.checks import check_alike, check_shapes
 from pilot.ops.registration import register
-from pilot.ops.shapes import check_alike, check_shapes
 
 
 def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None, *, add: bool = False, out: Tensor) -> None:

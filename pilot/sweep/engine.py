@@ -18,7 +18,7 @@ from pilot.interventions import Intervention
 from pilot.models.hooks import check_unpatched
 from pilot.models.sizes import ModelSizes
 from pilot.ops.checks import MAX_HEAD_DIM
-from pilot.ops.dispatch import which_impl
+from pilot.ops.dispatch import runs_fused
 from pilot.sweep.inputs import SweepInputs, checked_inputs
 from pilot.sweep.lowering import LoweringError, lower
 from pilot.sweep.operators import Operators
@@ -106,7 +106,8 @@ class SweepEngine:
             self.rows = row_budget(weight, max(max(weight.shape) for weight in self.model.parameters()))
         else:
             check_unpatched(self.model)
-            self.impl, self._window = which_impl(self._requested, weight), program.window
+            self.impl = "fused" if runs_fused(self._requested, weight) else "eager"
+            self._window = program.window
             self.rows = row_budget(weight, program.row_width)
             self._scheduler = Scheduler(program, Operators.of(self.impl))
             self._check_against_model(ModelSizes.of(self.model), weight)

@@ -162,8 +162,8 @@ class LayerAttention:
     def _attend(self, q: Tensor, kv: Tensor, absorbed: bool, scratch: Scratch, buffer: Buffer) -> Tensor:
         """z (rows, Tq, H, D) of q (rows, Tq, H, ...) and kv (rows, Tk, ...): the last Tq of Tk positions."""
         out = (scratch.absorbed_z if absorbed else buffer)(*q.shape)
-        z = self._operators.causal_attention(q, kv[:, :, 0], kv[:, :, -1], scale=self._program.scale, out=out)
-        return self._values_of(z, buffer) if absorbed else z
+        self._operators.causal_attention(q, kv[:, :, 0], kv[:, :, -1], scale=self._program.scale, out=out)
+        return self._values_of(out, buffer) if absorbed else out
 
 
 def _bias(affine: Affine) -> Tensor:

@@ -6,17 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from pilot.models.attention import causal_attention
 from pilot.ops import (
     branched_attention,
     branched_mlp,
+    causal_attention,
     eager_branched_attention,
     eager_branched_mlp,
+    eager_causal_attention,
     eager_product,
-    patched_attention,
     product,
 )
 from pilot.sweep.buffers import Buffer
@@ -27,19 +26,19 @@ EAGER_ROWS = 512  # that PyTorch computes at a time: what each of its steps leav
 
 @dataclass(frozen=True)
 class Operators:
-    """Operators of pilot.ops, and attention without fan-out or replacement, all in one implementation."""
+    """Operators of pilot.ops, all in one implementation."""
 
     product: Callable[..., None]
     branched_mlp: Callable[..., None]
     branched_attention: Callable[..., None]
-    causal_attention: Callable[..., Tensor]
+    causal_attention: Callable[..., None]
 
     @classmethod
     def of(cls, impl: str) -> Operators:
         """Those of "fused" or "eager"."""
         if impl == "fused":
-            return cls(product, branched_mlp, branched_attention, _fused_attention)
-        return cls(eager_product, _eager_branched_mlp, eager_branched_attention, _eager_attention)
+            return cls(product, branched_mlp, branched_attention, causal_attention)
+        return cls(eager_product, _eager_branched_mlp, eager_branched_attention, eager_causal_attention)
 
     def apply(self, affine: Affine, x: Tensor, buffer: Buffer) -> Tensor:
         """affine(x), x (..., i) -> (..., j), in a buffer."""
@@ -54,16 +53,6 @@ class Operators:
         for i, matrix in enumerate(matrices):
             self.product(rows[:, i], matrix, out=out_rows[:, i])
         return out
-
-
-def _fused_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, out: Tensor) -> Tensor:
-    row = torch.arange(len(q), device=q.device)
-    nothing = torch.zeros(q.shape[:3], dtype=torch.bool, device=q.device)
-    return patched_attention(q, k, v, q, row, row, nothing, scale=scale, impl="fused", out=out)
-
-
-def _eager_attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, out: Tensor) -> Tensor:
-    return out.copy_(causal_attention(q, k, v, scale=scale))
 
 
 def _eager_branched_mlp(state: Tensor, terms: Tensor, member: Tensor, *weights: Any, out: Tensor) -> None:

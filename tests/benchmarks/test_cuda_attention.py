@@ -37,7 +37,7 @@ SHAPES = [
 
 
 def fused(q, k, v, source, parent, source_row, replace, out):
-    torch.ops.pilot.patched_attention_out(q, k, v, source, parent, source_row, replace, out=out)
+    torch.ops.pilot.patched_attention(q, k, v, source, parent, source_row, replace, out=out)
 
 
 def patched(z, source, parent, source_row, replace, out):

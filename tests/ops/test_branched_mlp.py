@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 
 import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given, settings
+from support.branched_mlp_cases import ACTIVATIONS, Case, assert_close_to_exact, make_case
 from support.operator_cases import each_capability
 from support.project import no_compiler
 from torch import Tensor
@@ -20,75 +20,8 @@ if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
 
 capability = each_capability()
+DTYPES = [torch.float32, torch.float64]
 IMPLEMENTATIONS = [branched_mlp, eager_branched_mlp]
-ACTIVATIONS = ["gelu", "gelu_tanh", "silu_gated", "gelu_tanh_gated"]
-# Of sums of a few numbers of size 1 in any order, and of the activations.
-TOLERANCE = {torch.float32: 1e-6, torch.float64: 3e-15}
-
-
-@dataclass
-class Case:
-    """The operator's arguments."""
-
-    state: Tensor
-    terms: Tensor
-    member: Tensor
-    in_bias: Tensor | None
-    out_bias: Tensor | None
-    mlp_out: Tensor
-    eps: float
-    activation: str
-
-    @property
-    def arguments(self) -> tuple:
-        return tuple(vars(self).values())
-
-    def out(self) -> Tensor:
-        n, b, w, _ = self.state.shape
-        return self.state.new_full((n, len(self.member), b, w, self.mlp_out.shape[1]), math.nan)
-
-    def having(self, **changes) -> Case:
-        return replace(self, **changes)
-
-    def to(self, to: torch.dtype | str) -> Case:
-        keep = {} if isinstance(to, str) else {"member": self.member}
-        moved = {name: x.to(to) for name, x in vars(self).items() if isinstance(x, Tensor)}
-        return self.having(**moved | keep)
-
-
-def make_case(
-    N: int = 2,
-    C: int = 5,
-    B: int = 3,
-    W: int = 4,
-    K: int = 3,
-    d: int = 16,
-    m: int = 40,
-    activation: str = "gelu",
-    *,
-    by_row: bool = True,
-    biased: bool = True,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Case:
-    """Random arguments. `by_row`: every row of a branch has its own terms; else all rows of a branch have the same."""
-    g = torch.Generator().manual_seed(seed)
-    h = 2 * m if activation.endswith("_gated") else m
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
-
-    member = torch.rand((C, B, W, K) if by_row else (C, 1, 1, K), generator=g) < 0.5
-    return Case(
-        normal(N, B, W, d + h),
-        normal(K, N, B, W, d + h),
-        member.expand(C, B, W, K),
-        normal(h) if biased else None,
-        normal(d) if biased else None,
-        normal(m, d) / max(1, m) ** 0.5,
-        1e-5,
-        activation,
-    )
 
 
 def run(case: Case, implementation=branched_mlp) -> Tensor:
@@ -97,36 +30,8 @@ def run(case: Case, implementation=branched_mlp) -> Tensor:
     return out
 
 
-def exact(case: Case) -> tuple[Tensor, Tensor]:
-    """The formula in float64; and the largest error that is rounding, in units of the tolerance.
-
-    An error in the sum of a state and its terms is as large as those, and is divided by what is left of them.
-    """
-    state, terms, member, in_bias, out_bias, mlp_out, eps, activation = case.to(torch.float64).arguments
-    m, d = mlp_out.shape
-    chosen = torch.where(member[:, :, None, :, :].permute(4, 2, 0, 1, 3).unsqueeze(-1), terms.unsqueeze(2), 0)
-    x, inputs = (state.unsqueeze(1) + chosen.sum(0)).tensor_split([d], dim=-1)
-    scale = torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-    inputs = inputs * scale + (0 if in_bias is None else in_bias)
-    gate, up = inputs.tensor_split([m], dim=-1)
-    hidden = {
-        "gelu": lambda: F.gelu(gate),
-        "gelu_tanh": lambda: F.gelu(gate, approximate="tanh"),
-        "silu_gated": lambda: F.silu(gate) * up,
-        "gelu_tanh_gated": lambda: F.gelu(gate, approximate="tanh") * up,
-    }[activation]()
-    out = x + hidden @ mlp_out + (0 if out_bias is None else out_bias)
-    summands = (state.abs().unsqueeze(1) + chosen.abs().sum(0)).amax(-1, keepdim=True)
-    size = (summands * scale).clamp(min=1) * (1 + inputs.abs().amax(-1, keepdim=True) if m else 1)
-    size = size * (1 + gate.abs()) @ mlp_out.abs() + summands + (0 if out_bias is None else out_bias.abs()) + 1
-    return out, size
-
-
 def assert_right(case: Case, implementation=branched_mlp) -> None:
-    got, (want, size) = run(case, implementation), exact(case)
-    assert got.dtype == case.state.dtype
-    error = (got.double() - want).abs()
-    assert (error <= TOLERANCE[case.state.dtype] * size).all(), (error / size).max()
+    assert_close_to_exact(run(case, implementation), case)
 
 
 # Equivalence
@@ -154,7 +59,7 @@ def test_worked_by_hand(implementation):
     torch.testing.assert_close(run(gated, implementation).view(2, 2), want)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("d", "m"), [(1, 1), (3, 5), (16, 16), (33, 70), (64, 128), (128, 384), (130, 7), (5, 300), (40, 385), (20, 900)]
 )
@@ -172,7 +77,7 @@ def test_widths(activation, d, m, dtype):
     activation=st.sampled_from(ACTIVATIONS),
     by_row=st.booleans(),
     biased=st.booleans(),
-    dtype=st.sampled_from(list(TOLERANCE)),
+    dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32),
 )
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -262,7 +167,7 @@ def test_nan_stays_in_its_row(implementation):
     assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation, dtype):
     """One hidden unit a row, and an x too small to count: what comes out is the activation.

@@ -132,7 +132,7 @@ def test_a_library_is_made_of_what_its_device_needs(tmp_path, monkeypatch):
     cpu, cuda = ({path.relative_to(root).as_posix() for path in library(device).sources} for device in ("cpu", "cuda"))
     assert {"cpu/module.cpp", "cpu/isa_avx2.cpp", "patched_attention/cpu/attention.h"} < cpu - cuda
     assert {"cuda/module.cpp", "patched_attention/cuda/plan.cu", "cuda/device.cuh"} < cuda - cpu
-    assert {"common/tensor_checks.cpp", "patched_attention/patched_attention.h"} < cpu & cuda
+    assert {"common/memory_safety.h", "patched_attention/patched_attention.h"} < cpu & cuda
     assert {path.relative_to(root).as_posix() for path in toolchain.sources()} == cpu | cuda
 
 
@@ -271,20 +271,47 @@ def test_cache_folder_that_cannot_be_written(sources, tmp_path):
         )
 
 
+def test_the_first_call_of_an_operator_loads_the_kernels():
+    code = (
+        "import torch\n"
+        "from pilot.ops import build, product\n"
+        "x, out = torch.ones(2, 2), torch.empty(2, 2)\n"
+        "def loaded(): return torch._C._dispatch_has_kernel_for_dispatch_key('pilot::product', 'CPU')\n"
+        "before = loaded()\n"
+        "product(x, x, out=out)\n"
+        "print(before, loaded(), out.tolist())\n"
+    )
+    result = run(code)
+    assert result.stdout == "False True [[2.0, 2.0], [2.0, 2.0]]\n", result.stderr
+
+
+def test_without_a_compiler_operators_run_in_pytorch_with_one_warning(cache):
+    code = (
+        "import torch\n"
+        "from pilot.ops import product\n"
+        "x, out = torch.ones(2, 2), torch.empty(2, 2)\n"
+        "for _ in range(3): product(x, x, out=out)\n"
+        "print(out.tolist())\n"
+    )
+    result = run(code, PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
+    assert result.stdout == "[[2.0, 2.0], [2.0, 2.0]]\n", result.stderr
+    assert result.stderr.count("RuntimeWarning: the operators run in eager PyTorch: the operators need a C++") == 1
+
+
 def test_auto_falls_back_with_one_warning(cache):
     code = (
         "import torch\n"
         "from pilot.ops import patched_attention\n"
-        "from pilot.ops.dispatch import which_impl\n"
+        "from pilot.ops.dispatch import runs_fused\n"
         "x, i = torch.randn(2, 3, 1, 8), torch.arange(2)\n"
         "for _ in range(3): patched_attention(x, x, x, x, i, i, torch.zeros(2, 3, 1, dtype=torch.bool))\n"
-        "print(which_impl('auto'))\n"
-        "try: which_impl('fused')\n"
+        "print(runs_fused('auto'))\n"
+        "try: runs_fused('fused')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     result = run(code, PILOT_EXTENSION_DIR=str(cache), CXX="no-such-c++")
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("eager\nPilotError the operators need a C++ compiler")
+    assert result.stdout.startswith("False\nPilotError the operators need a C++ compiler")
     assert (
         result.stderr.count("RuntimeWarning: the operators run in eager PyTorch: the operators need a C++ compiler")
         == 1

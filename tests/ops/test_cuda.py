@@ -1,4 +1,4 @@
-"""The CUDA operator on a GPU: the cases of test_cuda_emulation.py and larger ones, streams, graphs."""
+"""The CUDA operators on a GPU: the cases of test_cuda_emulation.py and larger ones, streams, graphs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
+from support import branched_mlp_cases as mlp
 from support.cuda_cases import CASES, DTYPES, Case, arguments, check, check_first_keys_of_minus_infinity
 from support.project import ROOT
+from support.tiny_models import MODELS, VOCAB, tiny_model
 
 if not torch.cuda.is_available():
     pytest.skip("no CUDA GPU here: the kernels' logic runs in test_cuda_emulation.py", allow_module_level=True)
 
-from pilot.ops import build
+from pilot.interventions import head_subsets, single_heads, single_positions
+from pilot.ops import branched_mlp, build, causal_attention, patched_attention
 from pilot.ops.toolchain import library
+from pilot.sweep import SweepEngine
 
 LARGE = [
     Case(16, 16, 4, 4, 32, parents=4096, children=4096, layout="packed"),
@@ -31,7 +36,7 @@ LARGE = [
 @pytest.fixture(scope="module")
 def operator():
     build.load("cuda")
-    return torch.ops.pilot.patched_attention
+    return partial(patched_attention, impl="fused")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -41,7 +46,7 @@ def test_same_as_eager(operator, case, dtype):
     z = operator(**a)
     check(z, a)
     out = torch.full_like(z, float("nan"))
-    torch.ops.pilot.patched_attention_out(**a, out=out)
+    operator(**a, out=out)
     assert torch.equal(out, z)
 
 
@@ -94,7 +99,7 @@ def test_in_a_graph_with_new_values(operator, case):
     out = operator(**a)  # loads the kernels: not allowed while capturing
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        torch.ops.pilot.patched_attention_out(**a, out=out)
+        operator(**a, out=out)
     torch.manual_seed(7)
     for name in ("q", "k", "v"):
         a[name].normal_()
@@ -114,10 +119,55 @@ def test_on_another_stream(operator):
     check(z, a)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [Case(4, 22, 4, 2, 32), Case(90, 90, 2, 2, 32), Case(3, 90, 4, 2, 32)], ids=str)
+def test_causal_attention(operator, case, dtype):
+    a = arguments(case, dtype, "cuda")
+    z = torch.empty_like(a["q"], memory_format=torch.contiguous_format)
+    causal_attention(a["q"], a["k"], a["v"], scale=0.3, out=z)
+    row = torch.arange(len(z), device="cuda")
+    unpatched = {"source": a["q"], "parent": row, "source_row": row}
+    check(z, a | unpatched | {"replace": torch.zeros(z.shape[:3], dtype=torch.bool, device="cuda")}, 0.3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES], ids=str)
+@pytest.mark.parametrize("activation", mlp.ACTIVATIONS)
+def test_branched_mlp(operator, activation, dtype):
+    for sizes in (
+        {},
+        {"d": 130, "m": 257, "biased": False},
+        {"K": 0},
+        {"C": 0},
+        {"by_row": False},
+        {"N": 1, "C": 40, "B": 64, "d": 128, "m": 1536},  # made in several parts
+    ):
+        case = mlp.make_case(**sizes, activation=activation, dtype=dtype)
+        on_gpu = case.to("cuda").having(member=case.member)
+        out = on_gpu.out()
+        branched_mlp(*on_gpu.arguments, out=out)
+        mlp.assert_close_to_exact(out.cpu(), case)
+
+
+@pytest.mark.parametrize("impl", ["fused", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_a_sweep_is_what_hooks_give(operator, name, impl):
+    model = tiny_model(name).cuda()
+    recipient, donor = torch.randint(VOCAB, (2, 5, 9), generator=torch.Generator().manual_seed(0))
+    donor[0, :4] = recipient[0, :4]
+    heads = [head for (head,) in single_heads(model)]
+    patches = [*single_heads(model), *single_positions(model, 9)[::3], *head_subsets(heads[:4])]
+    read = torch.full((5, 1), 8)
+    expected = SweepEngine(model, "reference").run(recipient, donor, patches, read=read)
+    found = SweepEngine(model, impl).run(recipient, donor, patches, read=read)
+    assert (found - expected).abs().max() < 1e-4 * expected.std()
+
+
 # What programs of a process of their own begin with.
 START = """
 import sys
 sys.path.insert(0, {tests!r})
+from support import branched_mlp_cases as mlp
 from support.cuda_cases import *
 from pilot.ops import build
 build.load("cuda")
@@ -128,7 +178,7 @@ OUT_OF_RANGE = (
     + """
 a = arguments(Case(4, 4, 2, 2, 8), torch.float32, "cuda")
 a[{name!r}][3] = {value}
-torch.ops.pilot.patched_attention(**a)
+patched_attention(**a, impl="fused")
 torch.cuda.synchronize()
 """
 )
@@ -149,7 +199,13 @@ UNDER_A_CHECKER = (
 for case in CASES:
     for dtype in DTYPES:
         a = arguments(case, dtype, "cuda")
-        check(torch.ops.pilot.patched_attention(**a), a)
+        check(patched_attention(**a, impl="fused"), a)
+for activation in mlp.ACTIVATIONS:
+    case = mlp.make_case(activation=activation)
+    on_gpu = case.to("cuda").having(member=case.member)
+    out = on_gpu.out()
+    branched_mlp(*on_gpu.arguments, out=out)
+    mlp.assert_close_to_exact(out.cpu(), case)
 """
 )
 

@@ -13,14 +13,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import branched_mlp_cases as mlp
 from support.cuda_cases import CASES, DTYPES, Case, arguments, check, check_first_keys_of_minus_infinity, eager
 from support.project import ROOT
 
+import pilot.ops  # noqa: F401 (it defines torch.ops.pilot)
+
+if torch.cuda.is_available():
+    pytest.skip("a GPU is here, and runs the kernels themselves: test_cuda.py", allow_module_level=True)
+
 CSRC = ROOT / "csrc"
 EMULATION = ROOT / "tests" / "support" / "cuda_emulation"
-FLAGS = [
-    *("-std=c++20", "-O2", "-fPIC", "-fno-strict-aliasing", "-fsanitize=undefined", "-fno-sanitize-recover=all"),
-    *("-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-maybe-uninitialized", "-Wno-class-memaccess"),
+FLAGS = ["-std=c++20", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+KERNEL_FLAGS = [
+    *("-O2", "-fsanitize=undefined", "-fno-sanitize-recover=all"),
+    *("-Wno-maybe-uninitialized", "-Wno-class-memaccess"),
 ]
 
 
@@ -36,49 +43,46 @@ def build(folder: Path) -> Path:
         pytest.skip("no g++ to compile the emulation with")
     if cuda_headers() is None:
         pytest.skip("no CUDA headers (cuda_fp16.h) for the emulation: install the CUDA toolkit, or set CUDA_HOME")
+    from torch.utils import cpp_extension
 
-    language = [f"-I{CSRC}", "-isystem", str(cuda_headers()), "-include", str(EMULATION / "device.h"), "-x", "c++"]
+    includes = [f"-I{EMULATION}", f"-I{CSRC}", "-isystem", str(cuda_headers())]
+    pytorch = [f"-isystem{folder}" for folder in cpp_extension.include_paths()]
 
     def compile(source: Path) -> str:
         target = folder / f"{source.name}.o"
-        command = [compiler, *FLAGS, *language, "-c", str(source), "-o", str(target)]
+        kernels = source.suffix == ".cu" or source.parent == EMULATION
+        flags = [*KERNEL_FLAGS, "-include", str(EMULATION / "device.h")] if kernels else ["-O1", *pytorch]
+        command = [compiler, *FLAGS, *includes, *flags, "-x", "c++", "-c", str(source), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, f"{source.name}:\n{done.stderr}"
         return str(target)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile, [*sorted(CSRC.rglob("*.cu")), EMULATION / "emulation.cpp"]))
+        objects = list(pool.map(compile, [*CSRC.rglob("*.cu"), *CSRC.rglob("*_cuda.cpp"), EMULATION / "emulation.cpp"]))
     library = folder / "libpilot_emulation.so"
     # -Bsymbolic: its own CUDA functions, not those of the CUDA runtime that a PyTorch with CUDA has loaded.
     link = [compiler, "-shared", "-Wl,-Bsymbolic", "-fsanitize=undefined"]
-    subprocess.run([*link, *objects, "-o", str(library)], check=True)
+    pytorch = [f"-L{folder}" for folder in cpp_extension.library_paths()]
+    subprocess.run([*link, *objects, *pytorch, "-ltorch_cpu", "-lc10", "-o", str(library)], check=True)
     return library
 
 
 class Emulation:
+    """The library for CUDA, on tensors of the CPU: its kernels are reached as if those were on a GPU."""
+
     def __init__(self, path: Path):
         self.path = path
+        torch.ops.load_library(path)
         self.library = ctypes.CDLL(str(path))
-        self.library.patched_attention.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_double]
+
+    def call(self, name: str, *arguments: object, **options: object) -> None:
+        cuda = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+        getattr(torch.ops.pilot, name).default.redispatch(cuda, *arguments, **options)
 
     def __call__(self, a: dict[str, torch.Tensor], scale: float | None = None) -> torch.Tensor:
-        z, error = self.launch(a, scale)
-        assert error == 0, f"cudaError {error}"
+        z = torch.full((len(a["parent"]), *a["q"].shape[1:]), math.nan, dtype=a["q"].dtype)
+        self.call("patched_attention", *a.values(), scale=scale, out=z)
         return z
-
-    def launch(self, a: dict[str, torch.Tensor], scale: float | None = None) -> tuple[torch.Tensor, int]:
-        """z, and the cudaError that the launcher returns."""
-        q, k = a["q"], a["k"]
-        z = torch.full((len(a["parent"]), *q.shape[1:]), math.nan, dtype=q.dtype)
-        strided = [a[name] for name in ("q", "k", "v", "source")]
-        tensors = [*strided, a["parent"], a["source_row"], a["replace"], z]
-        pointers = (ctypes.c_void_p * 8)(*(x.data_ptr() for x in tensors))
-        numbers = [len(q), len(z), len(a["source"]), q.shape[1], k.shape[1], q.shape[2], k.shape[2], q.shape[3]]
-        numbers += [stride for x in strided for stride in x.stride()[:3]]
-        sizes = (ctypes.c_int64 * len(numbers))(*numbers)
-        scale = 1 / math.sqrt(q.shape[3]) if scale is None else scale
-        dtype = DTYPES.index(q.dtype)
-        return z, self.library.patched_attention(dtype, ctypes.byref(pointers), ctypes.byref(sizes), scale)
 
     def largest_shared(self, a: dict[str, torch.Tensor], shared_per_multiprocessor: int) -> int:
         """Bytes of shared memory of the largest block, on a GPU whose multiprocessors have so many."""
@@ -185,8 +189,8 @@ def test_children_of_nothing_are_refused_before_anything_is_launched(emulated, n
     a = arguments(Case(4, 4, 2, 2, 8, children=20000), torch.float32)
     for x in ("q", "k", "v") if name == "q" else ("source",):
         a[x] = a[x][:0]
-    _, error = emulated.launch(a)
-    assert error == 1  # cudaErrorInvalidValue
+    with pytest.raises(RuntimeError, match="expected rows of q and source"):
+        emulated(a)
 
 
 @pytest.mark.parametrize("name", ["C", "Tq"])
@@ -195,6 +199,56 @@ def test_nothing_to_do(emulated, name):
     if name == "Tq":
         a |= {key: a[key][:, :0] for key in ("q", "source", "replace")}
     assert emulated(a).numel() == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [Case(4, 22, 4, 2, 32), Case(90, 90, 2, 2, 32), Case(3, 90, 4, 2, 32)], ids=str)
+def test_causal_attention(emulated, case, dtype):
+    a = arguments(case, dtype)
+    z = torch.full_like(a["q"], math.nan, memory_format=torch.contiguous_format)
+    emulated.call("causal_attention", a["q"], a["k"], a["v"], scale=0.3, out=z)
+    row = torch.arange(len(z))
+    unpatched = {"source": a["q"], "parent": row, "source_row": row, "replace": torch.zeros(z.shape[:3]).bool()}
+    check(z, a | unpatched, 0.3)
+
+
+def branched_mlp(emulated: Emulation, case: mlp.Case, out: torch.Tensor | None = None) -> torch.Tensor:
+    out = case.out() if out is None else out
+    emulated.call("branched_mlp", *case.arguments, out=out)
+    return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *DTYPES], ids=str)
+@pytest.mark.parametrize("activation", mlp.ACTIVATIONS)
+def test_branched_mlp(emulated, activation, dtype):
+    for sizes in ({}, {"d": 130, "m": 257, "biased": False}, {"K": 0}, {"m": 0}, {"C": 0}, {"by_row": False}):
+        case = mlp.make_case(**sizes, activation=activation, dtype=dtype)
+        mlp.assert_close_to_exact(branched_mlp(emulated, case), case)
+
+
+def test_branched_mlp_takes_views(emulated):
+    case = mlp.make_case(N=4, W=6)
+    case = case.having(state=case.state[::2, :, 1:5], terms=case.terms[:, 1:3, :, 2:], member=case.member[:, :, 2:])
+    wide = torch.full((2, 5, 3, 4, 20), math.nan)
+    out = branched_mlp(emulated, case, wide[..., 2:18])
+    mlp.assert_close_to_exact(out, case)
+    assert wide[..., :2].isnan().all()
+
+
+def test_branched_mlp_in_several_launches(emulated):
+    """So many hidden units that they are made in parts."""
+    case = mlp.make_case(N=1, C=2, B=500, W=1, K=1, d=2, m=5000)
+    mlp.assert_close_to_exact(branched_mlp(emulated, case), case)
+
+
+def test_branched_mlp_reads_no_term_that_is_not_added(emulated):
+    case = mlp.make_case()
+    expected = branched_mlp(emulated, case)
+    case.terms[1] = math.nan
+    spoilt = case.member[..., 1].unsqueeze(0).expand(expected.shape[:-1])
+    got = branched_mlp(emulated, case)
+    assert got[spoilt].isnan().all()
+    assert torch.equal(got[~spoilt], expected[~spoilt])
 
 
 OUT_OF_RANGE = """

@@ -50,7 +50,7 @@ def reports(tmp_path_factory) -> dict[tuple[str, int], str]:
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("source", [s.name for s in SOURCES if s.name.startswith(("long", "packed"))])
+@pytest.mark.parametrize("source", [s.name for s in SOURCES if s.name.startswith("packed")])
 def test_attention_leaves_shared_memory_to_its_tiles(reports, source, arch):
     """They take up to the 99 KB that a block can have on GPUs of compute capability 8.6, 8.9 and 12."""
     report = reports[source, arch]
@@ -64,8 +64,7 @@ def test_compiles_and_fits_the_registers(reports, source, arch):
     report = reports[source, arch]
     spilled = [int(n) for n in re.findall(r"(\d+) bytes spill stores", report)]
     assert all(n <= MAX_SPILLED for n in spilled), report
-    kernels = {"launcher.cu": 0}.get(source, 3)
-    assert len(spilled) >= kernels, f"expected at least {kernels} kernels:\n{report}"
+    assert len(spilled) >= 3, f"expected at least 3 kernels:\n{report}"
 
 
 def test_the_launchers_need_no_pytorch():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import hypothesis.strategies as st
 import pytest
@@ -11,11 +12,14 @@ from hypothesis import given, settings
 from support.operator_cases import assert_equivalent, each_capability, exact, make_case
 from support.project import no_compiler
 
+from pilot.arithmetic.vocabulary import VOCAB_SIZE
 from pilot.errors import PilotError
-from pilot.models.attention import causal_attention
-from pilot.ops import build, eager_patched_attention, patched_attention
+from pilot.interventions import HeadPatch
+from pilot.models import hooks
+from pilot.models.attention import causal_attention as attention_written_out
+from pilot.ops import build, causal_attention, eager_causal_attention, eager_patched_attention, patched_attention
 from pilot.ops.checks import MAX_HEAD_DIM
-from pilot.ops.dispatch import which_impl
+from pilot.ops.dispatch import runs_fused
 
 if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
@@ -59,7 +63,7 @@ def test_queries_are_the_last_positions(Tq, Tk):
     assert_equivalent(fused(case), case)
     # The same rows as those of the attention of all positions.
     whole = torch.cat([torch.zeros(3, Tk - Tq, 4, 32), case.q], dim=1)
-    expected = causal_attention(whole, case.k, case.v)[case.parent, Tk - Tq :]
+    expected = attention_written_out(whole, case.k, case.v)[case.parent, Tk - Tq :]
     attended = ~case.replace
     torch.testing.assert_close(fused(case)[attended], expected[attended])
 
@@ -183,7 +187,7 @@ def test_a_first_block_of_minus_infinity_does_not_poison_the_rest():
     k[:, :140] = -math.inf
     z = fused(case.having(q=q, k=k))
     assert z[:, :140].isnan().all()  # as softmax of nothing but -infinity
-    expected = causal_attention(q[:, 140:], k[:, 140:], case.v[:, 140:])
+    expected = attention_written_out(q[:, 140:], k[:, 140:], case.v[:, 140:])
     torch.testing.assert_close(z[:, 140:], expected[case.parent])
 
 
@@ -234,9 +238,10 @@ def test_out():
 
 def test_implementations():
     case = make_case()
-    assert which_impl("auto") == which_impl("fused") == "fused"
-    assert which_impl("eager") == "eager"
-    assert which_impl("auto", case.q.half()) == "eager"
+    assert runs_fused("auto")
+    assert runs_fused("fused")
+    assert not runs_fused("eager")
+    assert not runs_fused("auto", case.q.half())
     assert torch.equal(patched_attention(*case.arguments), fused(case))
     with pytest.raises(PilotError, match="impl must be auto, fused or eager, not 'fast'"):
         patched_attention(*case.arguments, impl="fast")
@@ -251,20 +256,19 @@ def test_gradients_are_eagers():
     case = case.having(q=q)
     patched_attention(*case.arguments).square().sum().backward()
     assert q.grad.isfinite().all()
-    assert which_impl("auto", q) == "eager"
+    assert not runs_fused("auto", q)
     with pytest.raises(PilotError, match=r"the fused operator has no gradient: use torch\.no_grad\(\)"):
         fused(case)
     with pytest.raises(PilotError, match="writes no gradients into out"):
         patched_attention(*case.arguments, out=torch.empty_like(case.source))
     with torch.no_grad():
-        assert which_impl("auto", q) == "fused"
+        assert runs_fused("auto", q)
 
 
 def test_opcheck():
     case = make_case(C=5, replaced="positions")
-    torch.library.opcheck(torch.ops.pilot.patched_attention, case.arguments, {"scale": 0.3})
     out = torch.empty(5, 16, 4, 32)
-    torch.library.opcheck(torch.ops.pilot.patched_attention_out, case.arguments, {"out": out})
+    torch.library.opcheck(torch.ops.pilot.patched_attention, case.arguments, {"scale": 0.3, "out": out})
 
 
 @pytest.mark.parametrize("with_out", [False, True])
@@ -284,28 +288,32 @@ def test_compiles_without_a_graph_break(with_out):
 WRONG = {
     "q dim": ({"q": lambda x: x[0]}, ValueError, r"q must have shape \(P, Tq, H, D\), not \[16, 4, 32\]"),
     "k dim": ({"k": lambda x: x[0]}, ValueError, r"k must have shape \(P, Tk, H_kv, D\), not"),
-    "parent dim": ({"parent": lambda x: x[None]}, ValueError, r"parent must have shape \(C,\), not \[1, 3\]"),
+    "parent dim": ({"parent": lambda x: x[None]}, ValueError, r"parent must have shape \(C\), not \[1, 3\]"),
     "source dim": ({"source": lambda x: x[0]}, ValueError, r"source must have shape \(S, Tq, H, D\), not"),
     "k rows": (
         {"k": lambda x: x[1:]},
         ValueError,
-        r"k must have shape \(P, Tk, H_kv, D\) = \[3, 16, 4, 32\], not \[2,",
+        r"k must have shape \(P, Tk, H_kv, D\) with P = 3, not \[2,",
     ),
     "v shape": (
         {"v": lambda x: x[:, 1:]},
         ValueError,
-        r"v must have shape .* = \[3, 16, 4, 32\], not \[3, 15, 4, 32\]",
+        r"v must have shape .* with Tk = 16, not \[3, 15, 4, 32\]",
     ),
-    "source shape": ({"source": lambda x: x[:, :, 1:]}, ValueError, r"source must have shape \(S, Tq, H, D\) = \["),
+    "source shape": (
+        {"source": lambda x: x[:, :, 1:]},
+        ValueError,
+        r"source must have shape \(S, Tq, H, D\) with H = 4, not",
+    ),
     "source_row shape": (
         {"source_row": lambda x: x[1:]},
         ValueError,
-        r"source_row must have shape \(C,\) = \[3\], not \[2\]",
+        r"source_row must have shape \(C\) with C = 3, not \[2\]",
     ),
     "replace shape": (
         {"replace": lambda x: x[:, 1:]},
         ValueError,
-        r"replace must have shape \(C, Tq, H\) = \[3, 16, 4\]",
+        r"replace must have shape \(C, Tq, H\) with Tq = 16, not",
     ),
     "few keys": (
         {"k": lambda x: x[:, 1:], "v": lambda x: x[:, 1:]},
@@ -322,8 +330,8 @@ WRONG = {
         ValueError,
         f"head_dim must be 1 to {MAX_HEAD_DIM}, not 288",  # the operator has a constant of its own
     ),
-    "k dtype": ({"k": lambda x: x.double()}, TypeError, "k must be float32, not float64"),
-    "source dtype": ({"source": lambda x: x.half()}, TypeError, "source must be float32, not float16"),
+    "k dtype": ({"k": lambda x: x.double()}, TypeError, "k must be float32 as q is, not float64"),
+    "source dtype": ({"source": lambda x: x.half()}, TypeError, "source must be float32 as q is, not float16"),
     "parent dtype": ({"parent": lambda x: x.int()}, TypeError, "parent must be int64, not int32"),
     "source_row dtype": ({"source_row": lambda x: x.int()}, TypeError, "source_row must be int64, not int32"),
     "replace dtype": ({"replace": lambda x: x.byte()}, TypeError, "replace must be bool, not uint8"),
@@ -350,30 +358,31 @@ WRONG = {
 WRONG_VALUES = ("parent high", "parent low", "source_row high")
 
 
-@pytest.mark.parametrize("implementation", [torch.ops.pilot.patched_attention, eager_patched_attention])
+@pytest.mark.parametrize("impl", ["fused", "eager"])
 @pytest.mark.parametrize("wrong", WRONG)
-def test_words_for_wrong_arguments(wrong, implementation):
+def test_words_for_wrong_arguments(wrong, impl):
     changes, exception, message = WRONG[wrong]
     case = make_case()
     case = case.having(**{name: change(getattr(case, name)) for name, change in changes.items()})
     with pytest.raises(exception, match=message):
-        implementation(*case.arguments)
+        patched_attention(*case.arguments, impl=impl, out=torch.empty(3, *case.q.shape[1:]))
     if wrong not in WRONG_VALUES:  # tracing has no values to look at
+        arguments, out = (x.to("meta") for x in case.arguments), torch.empty(3, *case.q.shape[1:], device="meta")
         with pytest.raises(exception, match=message):
-            torch.ops.pilot.patched_attention(*(x.to("meta") for x in case.arguments))
+            torch.ops.pilot.patched_attention(*arguments, out=out)
 
 
-@pytest.mark.parametrize("implementation", [torch.ops.pilot.patched_attention_out, eager_patched_attention])
-def test_words_for_wrong_out(implementation):
+@pytest.mark.parametrize("impl", ["fused", "eager"])
+def test_words_for_wrong_out(impl):
     case = make_case()
     for out, exception, message in (
-        (torch.empty(3, 16, 4, 31), ValueError, r"out must have shape \(C, Tq, H, D\) = \[3, 16, 4, 32\], not"),
-        (torch.empty(3, 16, 4, 32, dtype=torch.float64), TypeError, "out must be float32, not float64"),
+        (torch.empty(3, 16, 4, 31), ValueError, r"out must have shape \(C, Tq, H, D\) with D = 32, not"),
+        (torch.empty(3, 16, 4, 32, dtype=torch.float64), TypeError, "out must be float32 as q is, not float64"),
         (torch.empty(3, 16, 4, 32, device="meta"), ValueError, "out is on meta, but q is on cpu"),
         (torch.empty(3, 4, 16, 32).transpose(1, 2), ValueError, "out must be contiguous, not strides"),
     ):
         with pytest.raises(exception, match=message):
-            implementation(*case.arguments, out=out)
+            patched_attention(*case.arguments, impl=impl, out=out)
 
 
 def test_other_words_of_the_operator():
@@ -382,12 +391,13 @@ def test_other_words_of_the_operator():
         fused(case, scale=math.nan)
     with pytest.raises(ValueError, match="scale must be finite, not inf"):
         eager_patched_attention(*case.arguments, scale=math.inf)
-    with pytest.raises(TypeError, match="patched_attention does not compute in bfloat16 on cpu"):
-        torch.ops.pilot.patched_attention(*case.to(torch.bfloat16).arguments)
+    half = case.to(torch.bfloat16)
+    with pytest.raises(NotImplementedError, match="\"patched_attention\" not implemented for 'BFloat16'"):
+        torch.ops.pilot.patched_attention(*half.arguments, out=torch.empty_like(half.source))
     with pytest.raises(ValueError, match="k is on meta, but q is on cpu"):
         eager_patched_attention(*case.having(k=case.k.to("meta")).arguments)
     for name in ("q", "k", "v", "source"):
-        with pytest.raises(ValueError, match=f"out must not share memory with {name}"):
+        with pytest.raises(RuntimeError, match="unsupported operation: some elements of the input tensor and the"):
             fused(case, out=getattr(case, name))
     with pytest.raises(
         ValueError, match=r"this CPU has no instruction set 'mmx' \(PILOT_CPU_CAPABILITY\): it has generic"
@@ -395,3 +405,62 @@ def test_other_words_of_the_operator():
         MODULE.use_capability("mmx")
     expected = exact(case)
     assert expected.dtype == torch.float64
+
+
+def test_a_call_past_the_checks_is_safe():
+    """torch.ops.pilot.patched_attention asserts what memory safety needs by itself."""
+    case, out = make_case(), torch.empty(3, 16, 4, 32)
+    for wrong in (
+        case.having(v=case.v[:, 1:]),
+        case.having(replace=case.replace[1:]),
+        case.having(parent=case.parent.int()),
+        case.having(source=case.source.double()),
+    ):
+        with pytest.raises(RuntimeError, match=r"expected \w+ on cpu of shape"):
+            torch.ops.pilot.patched_attention(*wrong.arguments, out=out)
+    with pytest.raises(RuntimeError, match="expected a contiguous out"):
+        torch.ops.pilot.patched_attention(*case.arguments, out=torch.empty(3, 4, 16, 32).transpose(1, 2))
+
+
+@torch.no_grad()
+def test_a_patched_forward_of_the_pilot(small_model):
+    """Handed over as a function, it patches what hooks patch."""
+    recipient, donor = torch.randint(VOCAB_SIZE, (2, 3, 7), generator=torch.Generator().manual_seed(0))
+    z = hooks.head_outputs(small_model, donor)
+    with hooks.replaced(small_model, (HeadPatch(1, 0, 2, 6),), z):
+        expected = small_model(recipient)
+    attn = small_model.blocks[1].attn
+    attn.patched_attention = partial(patched_attention, impl="fused")
+    attn.patch_head_index, attn.patch_head_output, attn.patch_positions = 0, z[1][:, :, 0], slice(2, 6)
+    torch.testing.assert_close(small_model(recipient), expected)
+
+
+# Plain attention, by the same kernel
+
+
+@pytest.mark.parametrize("implementation", [causal_attention, eager_causal_attention])
+@pytest.mark.parametrize(("T", "Tk", "H", "H_kv"), [(16, 16, 4, 4), (3, 20, 6, 2), (0, 3, 4, 4)])
+def test_causal_attention(implementation, T, Tk, H, H_kv):
+    case = make_case(T=T, Tk=Tk, H=H, H_kv=H_kv)
+    out = torch.full_like(case.q, math.nan)
+    assert implementation(case.q, case.k, case.v, scale=0.3, out=out) is None
+    torch.testing.assert_close(out, attention_written_out(case.q, case.k, case.v, scale=0.3))
+
+
+@pytest.mark.parametrize("implementation", [causal_attention, eager_causal_attention])
+def test_words_of_causal_attention(implementation):
+    case = make_case()
+    out = torch.empty_like(case.q)
+    for k, into, message in (
+        (case.k[:, 1:], out, r"v must have shape .* with Tk = 15, not"),
+        (case.k, out[1:], r"out must have the shape of q, \[3, 16, 4, 32\], not \[2,"),
+        (case.k, out.mT.contiguous().mT, "out must be contiguous in its last dimension"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            implementation(case.q, k, case.v, scale=1.0, out=into)
+
+
+def test_opcheck_of_causal_attention():
+    case = make_case()
+    arguments = (case.q, case.k, case.v)
+    torch.library.opcheck(torch.ops.pilot.causal_attention, arguments, {"scale": 0.3, "out": torch.empty_like(case.q)})

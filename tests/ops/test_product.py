@@ -156,5 +156,5 @@ def test_a_call_past_the_checks_is_safe():
     """torch.ops.pilot.product asserts what memory safety needs by itself."""
     x, matrix, bias, out = make_case(3, 4, 5)
     for arguments in ((x, matrix[1:], bias, out), (x, matrix, bias[1:], out), (x, matrix, bias, out.double())):
-        with pytest.raises(RuntimeError, match="expected Float on the CPU of shape"):
+        with pytest.raises(RuntimeError, match="expected Float on cpu of shape"):
             torch.ops.pilot.product(*arguments[:3], out=arguments[3])

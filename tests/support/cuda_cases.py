@@ -140,12 +140,13 @@ def check(z: torch.Tensor, a: dict[str, torch.Tensor], scale: float | None = Non
 def check_first_keys_of_minus_infinity(
     operator: Callable[..., torch.Tensor], n: int, a: dict[str, torch.Tensor]
 ) -> None:
-    """Keys that score -infinity leave NaN in the queries that see nothing else, and no trace in the later ones."""
+    """Keys that score -infinity leave no trace in later queries. Queries that see nothing else have NaN; PyTorch's
+    attention, which runs for more than 64 keys, may give them 0."""
     a["q"].abs_()
     a["k"][:, :n] = -math.inf
     z, expected = operator(**a), eager(a, torch.float64)
-    assert torch.equal(z.isnan(), expected.isnan())
-    assert z[:, :n].isnan().all()
+    assert expected[:, :n].isnan().all()
+    assert (z[:, :n].isnan() | (z[:, :n] == 0) & (a["k"].shape[1] > 64)).all()
     torch.testing.assert_close(z[:, n:].double(), expected[:, n:], atol=10 * FLOOR[z.dtype], rtol=0)
 
 

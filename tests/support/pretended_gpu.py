@@ -80,9 +80,8 @@ class PretendedGpu(TorchDispatchMode):
         known = {id(x.held): x for x in tensors if isinstance(x, OnGpu)}
         if operation.namespace == "pilot" and known:  # it has no kernel for the GPU: its eager twin runs, step by step
             with self:
-                twin = operation.overloadpacket.__name__.removesuffix("_out")
-                result = getattr(pilot.ops, f"eager_{twin}")(*args, **kwargs)
-            return result if operation._schema.returns else None
+                getattr(pilot.ops, f"eager_{operation.overloadpacket.__name__}")(*args, **kwargs)
+            return None
         if operation not in MOVES and known:
             _check_one_device(operation, args, tensors)
         to = args[0].device if operation is aten.copy_.default else kwargs.get("device")

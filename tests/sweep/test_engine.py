@@ -148,7 +148,7 @@ def test_the_implementation_is_decided_once(small_model, monkeypatch):
     with pytest.raises(PilotError, match="impl must be auto, fused, eager or reference, not 'cuda'"):
         SweepEngine(small_model, "cuda")
     chosen = []
-    monkeypatch.setattr(engine, "which_impl", lambda impl, weight: chosen.append(impl) or "eager")
+    monkeypatch.setattr(engine, "runs_fused", lambda impl, weight: bool(chosen.append(impl)))
     made = SweepEngine(small_model, "auto")
     made.run(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, dtype=torch.int64), [()], read=torch.tensor([[2]]))
     assert (made.impl, chosen) == ("eager", ["auto"])

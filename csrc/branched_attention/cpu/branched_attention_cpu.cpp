@@ -33,12 +33,12 @@ void branched_attention(const at::Tensor& q, const at::Tensor& k, const at::Tens
     const int64_t E = base_k.size(1);
     TORCH_CHECK(op.H_kv > 0 && op.H % op.H_kv == 0, "expected heads that divide among those of k");
     TORCH_CHECK(start >= 0 && start + op.W <= E && first >= 0 && first + op.Q <= E, "expected positions before ", E);
-    op.q = data<scalar_t>(q, {op.N, op.B, op.Q, op.H, op.D});
-    op.k = data<scalar_t>(k, {op.N, op.B, op.W, op.H_kv, op.D});
-    op.v = data<scalar_t>(v, {op.N, op.B, op.W, op.H_kv, op.D});
-    op.base_k = data<scalar_t>(base_k, {op.B, E, op.H_kv, op.D});
-    op.base_v = data<scalar_t>(base_v, {op.B, E, op.H_kv, op.D});
-    op.out = mutable_data<scalar_t>(out, {op.N, op.B, op.Q, op.H, op.D}, {q, k, v, base_k, base_v});
+    op.q = data<scalar_t>(q, q.options(), {op.N, op.B, op.Q, op.H, op.D});
+    op.k = data<scalar_t>(k, q.options(), {op.N, op.B, op.W, op.H_kv, op.D});
+    op.v = data<scalar_t>(v, q.options(), {op.N, op.B, op.W, op.H_kv, op.D});
+    op.base_k = data<scalar_t>(base_k, q.options(), {op.B, E, op.H_kv, op.D});
+    op.base_v = data<scalar_t>(base_v, q.options(), {op.B, E, op.H_kv, op.D});
+    op.out = mutable_data<scalar_t>(out, q.options(), {op.N, op.B, op.Q, op.H, op.D}, {q, k, v, base_k, base_v});
     copy_strides(q, op.q_strides);
     copy_strides(k, op.k_strides);
     copy_strides(v, op.v_strides);

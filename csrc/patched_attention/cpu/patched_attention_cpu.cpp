@@ -1,13 +1,16 @@
-// patched_attention on the CPU: checks, the list of each parent's children, and the kernel over (parent, head) pairs.
+// patched_attention and causal_attention on the CPU: the list of each parent's children, and the kernel over (parent,
+// head) pairs.
 
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <memory>
+#include <vector>
 
 #include "cpu/capability.h"
-#include "patched_attention/binding.h"
+#include "cpu/scratch.h"
+#include "patched_attention/arguments.h"
 
 namespace pilot {
 namespace {
@@ -26,14 +29,6 @@ Children children_of(const PatchedAttention<T>& op) {
   return {begin.data(), row.data()};
 }
 
-void* thread_scratch() {
-  struct alignas(64) Scratch {
-    std::byte bytes[kScratchBytes];
-  };
-  thread_local const std::unique_ptr<Scratch> scratch(new Scratch);
-  return scratch->bytes;
-}
-
 template <typename T>
 void run(const PatchedAttention<T>& op) {
   const Children children = children_of(op);
@@ -44,31 +39,44 @@ void run(const PatchedAttention<T>& op) {
   const int64_t shares = std::clamp(kItemsPerThread * at::get_num_threads() / heads, int64_t{1},
                                     (op.Tq + kQueriesPerShare - 1) / kQueriesPerShare);
   // Waking the other threads costs some microseconds: a part smaller than that is not worth one.
-  constexpr int64_t kMultipliesPerPart = 200'000;
-  const int64_t grain = 1 + kMultipliesPerPart * shares / (op.Tq * op.Tk * op.D);
-  at::parallel_for(0, heads * shares, grain,
-                   [&](int64_t first, int64_t last) { attend(op, children, shares, first, last, thread_scratch()); });
+  constexpr int64_t kMultiplies = 200'000;
+  const int64_t grain = 1 + kMultiplies * shares / (op.Tq * op.Tk * op.D);
+  at::parallel_for(0, heads * shares, grain, [&](int64_t first, int64_t last) {
+    attend(op, children, shares, first, last, cpu::thread_scratch(kScratchBytes));
+  });
 }
 
-struct Cpu {
-  static constexpr std::initializer_list<at::ScalarType> kDtypes = {at::kFloat, at::kDouble};
-
-  static void attend_into(const Arguments& given, std::optional<double> scale, const at::Tensor& z) {
-    if (z.numel() == 0) return;
-    const Arguments a = with_contiguous_indexes(given);
-    check_indexes(a);
-    if (z.scalar_type() == at::kFloat) {
-      run(describe<float>(a, scale, z));
-    } else {
-      run(describe<double>(a, scale, z));
-    }
+void check_range(const char* name, const int64_t* index, int64_t n, const char* of, int64_t rows) {
+  for (int64_t c = 0; c < n; ++c) {
+    TORCH_CHECK_INDEX(index[c] >= 0 && index[c] < rows, name, "[", c, "] is ", index[c], ", but ", of, " has ", rows,
+                      " rows");
   }
-};
+}
+
+void attend(const PatchedAttentionArguments& a) {
+  AT_DISPATCH_FLOATING_TYPES(a.q.scalar_type(), "patched_attention", [&] {
+    const auto op = describe<scalar_t>(a);
+    if (a.out.numel() == 0) return;
+    check_range("parent", op.parent, op.C, "q", op.P);
+    check_range("source_row", op.source_row, op.C, "source", op.S);
+    run(op);
+  });
+}
+
+void patched_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& source,
+                       const at::Tensor& parent, const at::Tensor& source_row, const at::Tensor& replace,
+                       std::optional<double> scale, at::Tensor out) {
+  attend({q, k, v, source, parent.contiguous(), source_row.contiguous(), replace.contiguous(), scale, out});
+}
+
+void causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, at::Tensor out) {
+  attend(nothing_replaced(q, k, v, scale, out));
+}
 
 }  // namespace
 }  // namespace pilot
 
 TORCH_LIBRARY_IMPL(pilot, CPU, m) {
-  m.impl("patched_attention", &pilot::Binding<pilot::Cpu>::patched_attention);
-  m.impl("patched_attention_out", &pilot::Binding<pilot::Cpu>::patched_attention_out);
+  m.impl("patched_attention", &pilot::patched_attention);
+  m.impl("causal_attention", &pilot::causal_attention);
 }

@@ -1,24 +1,24 @@
-// Attention by plain multiply-adds in float32, for several heads of a parent in one block.
+// Attention to few keys by plain multiply-adds in float32, for several heads of a parent in one block.
 //
 // Short sequences are bound by memory: a block fetches the positions of a few heads, and as it holds few threads and
-// little shared memory, many blocks share a multiprocessor and one's loads hide behind another's arithmetic. Long
-// float32 sequences run through the same code, one head and a range of queries a block, with more queries a thread,
-// over tiles of keys.
+// little shared memory, many blocks share a multiprocessor and one's loads hide behind another's arithmetic.
 #pragma once
 
 #include <algorithm>
 
 #include "cuda/launch.cuh"
 #include "patched_attention/cuda/children.cuh"
+#include "patched_attention/cuda/launcher.h"
 
 namespace pilot::cuda {
 
-// kLanes threads share a query, each with kWidth of the padded head_dim; each thread holds kQueries queries.
-template <typename T_, int kLanes_, int kWidth_, int kQueries_>
+// kLanes threads share a query, each with kWidth of the padded head_dim.
+template <typename T_, int kLanes_, int kWidth_>
 struct FmaShape {
   using T = T_;
-  static constexpr int kLanes = kLanes_, kWidth = kWidth_, kQueries = kQueries_;
-  static constexpr int kKeys = 8;  // scored together: their weights stay in registers
+  static constexpr int kLanes = kLanes_, kWidth = kWidth_;
+  static constexpr int kQueries = 2;  // of a thread: what it loads of a key or value serves both
+  static constexpr int kKeys = 8;     // scored together: their weights stay in registers
   static constexpr int kMaxThreads = 128;
   static constexpr int kUnits = kWidth / kPerUnit<T>;
   static constexpr int kHeadDim = kLanes * kWidth;
@@ -202,12 +202,11 @@ __global__ void __launch_bounds__(Shape::kMaxThreads)
 
 // Cuts the work so that a multiprocessor holds two blocks of one head each, or four of several heads.
 template <typename Shape, typename T = typename Shape::T>
-cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys,
-                       const Device& device, cudaStream_t stream) {
+cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, const Device& device, cudaStream_t stream) {
   FmaBlocks blocks{};
-  const int64_t rows = std::min<int64_t>({op.Tq, max_rows, Shape::kMaxThreads / Shape::kLanes * Shape::kQueries});
+  const int64_t rows = std::min<int64_t>(op.Tq, Shape::kMaxThreads / Shape::kLanes * Shape::kQueries);
   blocks.rows = static_cast<int>(ceil_div(rows, Shape::kQueries) * Shape::kQueries);
-  blocks.keys = static_cast<int>(ceil_div(op.Tk < max_keys ? op.Tk : max_keys, Shape::kKeys) * Shape::kKeys);
+  blocks.keys = static_cast<int>(ceil_div(op.Tk, Shape::kKeys) * Shape::kKeys);
   const auto head_bytes = [&] {
     return static_cast<int64_t>((Shape::tile_size(blocks.rows) + 2 * Shape::tile_size(blocks.keys)) * sizeof(T));
   };
@@ -237,18 +236,19 @@ cudaError_t launch_fma(const PatchedAttention<T>& op, const Plan& plan, int max_
                 stream, op, plan, blocks);
 }
 
-// The narrowest shape that holds head_dim.
-template <typename T, int kQueries>
-cudaError_t attention_fma(const PatchedAttention<T>& op, const Plan& plan, int max_rows, int max_keys,
-                          const Device& device, cudaStream_t stream) {
-  const auto run = [&](auto shape) {
-    return launch_fma<decltype(shape)>(op, plan, max_rows, max_keys, device, stream);
-  };
-  if (op.D <= 16) return run(FmaShape<T, 1, 16, kQueries>{});
-  if (op.D <= 32) return run(FmaShape<T, 1, 32, kQueries>{});
-  if (op.D <= 64) return run(FmaShape<T, 2, 32, kQueries>{});
-  if (op.D <= 128) return run(FmaShape<T, 4, 32, kQueries>{});
-  return run(FmaShape<T, 8, kMaxHeadDim / 8, kQueries>{});
+template <typename T>
+cudaError_t launch_attention(const PatchedAttention<T>& op, void* workspace, cudaStream_t stream) {
+  const Plan plan(workspace, op.P, op.C);
+  if (const cudaError_t error = launch_plan(plan, op.parent, op.source_row, op.P, op.C, op.S, stream)) return error;
+  Device device{};
+  if (const cudaError_t error = current_device(device)) return error;
+  // The narrowest shape that holds head_dim.
+  const auto run = [&](auto shape) { return launch_fma<decltype(shape)>(op, plan, device, stream); };
+  if (op.D <= 16) return run(FmaShape<T, 1, 16>{});
+  if (op.D <= 32) return run(FmaShape<T, 2, 16>{});
+  if (op.D <= 64) return run(FmaShape<T, 2, 32>{});
+  if (op.D <= 128) return run(FmaShape<T, 4, 32>{});
+  return run(FmaShape<T, 8, kMaxHeadDim / 8>{});
 }
 
 }  // namespace pilot::cuda

@@ -26,7 +26,7 @@ struct PairOf<__nv_bfloat16> {
   static __device__ type pack(float x, float y) { return __floats2bfloat162_rn(x, y); }
 };
 
-// Two 16-bit values in a register, the first in the low half: how the tensor cores take them.
+// Two 16-bit values in a register, the first in the low half.
 template <typename T>
 __device__ inline uint32_t pack(float x, float y) {
   const auto pair = PairOf<T>::pack(x, y);

@@ -1,8 +1,7 @@
 // A counting sort of the children by parent: count, hand out ranges, fill.
-#undef NDEBUG  // the assertions on indexes are part of the contract
-#include <cassert>
-
 #include "cuda/launch.cuh"
+#include "patched_attention/cuda/index_checks.cuh"
+#include "patched_attention/cuda/launcher.h"
 #include "patched_attention/cuda/plan.cuh"
 
 namespace pilot::cuda {
@@ -32,8 +31,7 @@ __device__ void count_children(const Problem& x) {
     const unsigned busy = __ballot_sync(kWholeWarp, c < x.C);
     if (c >= x.C) continue;
     const int64_t parent = x.parent[c], donor = x.source_row[c];
-    assert(parent >= 0 && parent < x.P && "patched_attention: an entry of parent is out of range");
-    assert(donor >= 0 && donor < x.S && "patched_attention: an entry of source_row is out of range");
+    assert_in_range(parent, x.P, donor, x.S);
     const unsigned siblings = __match_any_sync(busy, static_cast<long long>(parent));
     const int leader = __ffs(siblings) - 1;
     int rank = 0;
@@ -96,6 +94,8 @@ __global__ void __launch_bounds__(kThreads) hand_out_ranges_kernel(Problem x) { 
 __global__ void __launch_bounds__(kThreads) fill_order_kernel(Problem x) { fill_order(x); }
 
 }  // namespace
+
+size_t workspace_bytes(int64_t P, int64_t C) { return Plan::bytes(P, C); }
 
 cudaError_t launch_plan(const Plan& plan, const int64_t* parent, const int64_t* source_row, int64_t P, int64_t C,
                         int64_t S, cudaStream_t stream) {

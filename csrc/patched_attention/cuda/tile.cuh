@@ -2,6 +2,7 @@
 #pragma once
 
 #include "patched_attention/cuda/numeric.cuh"
+#include "patched_attention/patched_attention.h"
 
 namespace pilot::cuda {
 

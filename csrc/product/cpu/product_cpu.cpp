@@ -16,10 +16,10 @@ void run(const at::Tensor& x, const at::Tensor& matrix, const std::optional<at::
          const at::Tensor& out) {
   Product<T> op;
   op.M = x.size(0), op.K = matrix.size(0), op.N = matrix.size(1);
-  op.x = data<T>(x, {op.M, op.K});
-  op.matrix = data<T>(matrix, {op.K, op.N});
-  op.bias = bias ? data<T>(*bias, {op.N}) : nullptr;
-  op.out = mutable_data<T>(out, {op.M, op.N}, {x, matrix});
+  op.x = data<T>(x, x.options(), {op.M, op.K});
+  op.matrix = data<T>(matrix, x.options(), {op.K, op.N});
+  op.bias = bias ? data<T>(*bias, x.options(), {op.N}) : nullptr;
+  op.out = mutable_data<T>(out, x.options(), {op.M, op.N}, {x, matrix});
   op.x_stride = x.stride(0), op.matrix_stride = matrix.stride(0), op.out_stride = out.stride(0);
   op.add = add;
   const auto product = cpu::kernels<T>().product;

@@ -42,9 +42,9 @@ void block_barrier();
 
 // What every lane of `mask` gave, at its lane's place.
 struct Lanes {
-  uint64_t value[32][2];
+  uint64_t value[32];
 };
-Lanes exchange(unsigned mask, uint64_t first, uint64_t second = 0);
+Lanes exchange(unsigned mask, uint64_t value);
 
 // Shared memory that a block of this kernel may ask for: 48 KB, or what cudaFuncSetAttribute has set.
 size_t most_shared(const void* kernel);
@@ -68,7 +68,7 @@ T __shfl_sync(unsigned mask, T x, int lane) {
   std::memcpy(&bits, &x, sizeof x);
   const emulation::Lanes lanes = emulation::exchange(mask, bits);
   T y;
-  std::memcpy(&y, lanes.value[lane], sizeof y);
+  std::memcpy(&y, &lanes.value[lane], sizeof y);
   return y;
 }
 template <typename T>
@@ -83,7 +83,7 @@ inline unsigned __ballot_sync(unsigned mask, bool x) {
   const emulation::Lanes lanes = emulation::exchange(mask, x);
   unsigned votes = 0;
   for (int l = 0; l < 32; ++l) {
-    if (mask >> l & 1) votes |= static_cast<unsigned>(lanes.value[l][0]) << l;
+    if (mask >> l & 1) votes |= static_cast<unsigned>(lanes.value[l]) << l;
   }
   return votes;
 }
@@ -92,7 +92,7 @@ inline unsigned __reduce_or_sync(unsigned mask, unsigned x) {
   const emulation::Lanes lanes = emulation::exchange(mask, x);
   unsigned all = 0;
   for (int l = 0; l < 32; ++l) {
-    if (mask >> l & 1) all |= static_cast<unsigned>(lanes.value[l][0]);
+    if (mask >> l & 1) all |= static_cast<unsigned>(lanes.value[l]);
   }
   return all;
 }
@@ -100,7 +100,7 @@ inline unsigned __match_any_sync(unsigned mask, long long x) {
   const emulation::Lanes lanes = emulation::exchange(mask, static_cast<uint64_t>(x));
   unsigned same = 0;
   for (int l = 0; l < 32; ++l) {
-    if (mask >> l & 1 && lanes.value[l][0] == static_cast<uint64_t>(x)) same |= 1u << l;
+    if (mask >> l & 1 && lanes.value[l] == static_cast<uint64_t>(x)) same |= 1u << l;
   }
   return same;
 }
@@ -124,47 +124,6 @@ inline uint4* dynamic_shared() { return emulation::dynamic_shared(); }
 inline void copy_async(void* to, const void* from, bool valid) { emulation::copy_later(to, from, valid); }
 inline void wait_for_copies() { emulation::wait_for_copies(); }
 inline float exp2_fast(float x) { return std::exp2(x); }
-
-template <bool transposed>
-void load_matrices(uint32_t (&m)[4], const void* row) {
-  const emulation::Lanes rows = emulation::exchange(kWholeWarp, reinterpret_cast<uintptr_t>(row));
-  const int lane = threadIdx.x % 32;
-  for (int i = 0; i < 4; ++i) {
-    uint16_t pair[2];
-    for (int e = 0; e < 2; ++e) {
-      const int r = transposed ? lane % 4 * 2 + e : lane / 4, c = transposed ? lane / 4 : lane % 4 * 2 + e;
-      const uintptr_t address = rows.value[8 * i + r][0];
-      if (address % 16) __builtin_trap();
-      pair[e] = reinterpret_cast<const uint16_t*>(address)[c];
-    }
-    std::memcpy(&m[i], pair, sizeof pair);
-  }
-}
-
-template <typename T>
-float half_of(const emulation::Lanes& lanes, int lane, int word, int which) {
-  uint64_t bits = lanes.value[lane][word / 2] >> (32 * (word % 2) + 16 * which) & 0xffff;
-  T x;
-  std::memcpy(&x, &bits, sizeof x);
-  return static_cast<float>(x);
-}
-
-template <typename T>
-void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  const emulation::Lanes left =
-      emulation::exchange(kWholeWarp, a[0] | uint64_t{a[1]} << 32, a[2] | uint64_t{a[3]} << 32);
-  const emulation::Lanes right = emulation::exchange(kWholeWarp, b0 | uint64_t{b1} << 32);
-  const int lane = threadIdx.x % 32;
-  for (int i = 0; i < 4; ++i) {
-    const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-    for (int k = 0; k < 16; ++k) {
-      // PTX, figures of m16n8k16: which lane holds the element, in which register, in which half of it.
-      const float x = half_of<T>(left, row % 8 * 4 + k % 8 / 2, row / 8 + k / 8 * 2, k % 2);
-      const float y = half_of<T>(right, column * 4 + k % 8 / 2, k / 8, k % 2);
-      c[i] += x * y;
-    }
-  }
-}
 
 template <typename... Parameters, typename... Values>
 cudaError_t enqueue(void (*kernel)(Parameters...), unsigned blocks, int threads, size_t shared_bytes, cudaStream_t,

@@ -1,4 +1,4 @@
-// Fibers for device.h, and the operator's launcher as a C function.
+// Fibers for device.h, and what the kernels' host code asks of CUDA.
 #include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "device.h"
-#include "patched_attention/cuda/launcher.h"
 
 namespace emulation {
 
@@ -153,11 +152,11 @@ void wait_for_copies() {
 
 void block_barrier() { arrive(whole_block, block_dim.x); }
 
-Lanes exchange(unsigned mask, uint64_t first, uint64_t second) {
+Lanes exchange(unsigned mask, uint64_t value) {
   const int lane = thread.x % 32;
   if (!(mask >> lane & 1)) fail("a lane is not in its own mask");
   Barrier& barrier = warps[thread.x / 32][mask];
-  barrier.lanes.value[lane][0] = first, barrier.lanes.value[lane][1] = second;
+  barrier.lanes.value[lane] = value;
   arrive(barrier, __builtin_popcount(mask));
   const Lanes lanes = barrier.lanes;
   arrive(barrier, __builtin_popcount(mask));
@@ -217,27 +216,3 @@ extern "C" void play_device(int shared_per_multiprocessor) {
 
 // The most that a block has asked for since then.
 extern "C" int largest_shared() { return static_cast<int>(emulation::largest_shared); }
-
-// pointers: q, k, v, source, parent, source_row, replace, z. sizes: P, C, S, Tq, Tk, H, H_kv, D, then the strides in
-// that order.
-template <typename T>
-static int run_operator(void* const* pointers, const int64_t* sizes, double scale) {
-  pilot::PatchedAttention<T> op;
-  op.q = static_cast<const T*>(pointers[0]), op.k = static_cast<const T*>(pointers[1]);
-  op.v = static_cast<const T*>(pointers[2]), op.source = static_cast<const T*>(pointers[3]);
-  op.parent = static_cast<const int64_t*>(pointers[4]), op.source_row = static_cast<const int64_t*>(pointers[5]);
-  op.replace = static_cast<const bool*>(pointers[6]), op.z = static_cast<T*>(pointers[7]);
-  op.P = sizes[0], op.C = sizes[1], op.S = sizes[2], op.Tq = sizes[3], op.Tk = sizes[4], op.H = sizes[5],
-  op.H_kv = sizes[6], op.D = sizes[7];
-  pilot::Strides* const strides[] = {&op.q_strides, &op.k_strides, &op.v_strides, &op.source_strides};
-  for (int i = 0; i < 4; ++i) *strides[i] = {sizes[8 + 3 * i], sizes[9 + 3 * i], sizes[10 + 3 * i]};
-  op.scale = scale;
-  std::vector<char> workspace(pilot::cuda::workspace_bytes(op.P, op.C), char(0x7f));
-  return pilot::cuda::launch_patched_attention(op, workspace.data(), nullptr);
-}
-
-extern "C" int patched_attention(int dtype, void* const* pointers, const int64_t* sizes, double scale) {
-  if (dtype == 0) return run_operator<float>(pointers, sizes, scale);
-  if (dtype == 1) return run_operator<__half>(pointers, sizes, scale);
-  return run_operator<__nv_bfloat16>(pointers, sizes, scale);
-}
