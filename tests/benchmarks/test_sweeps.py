@@ -147,4 +147,4 @@ def _operators(run) -> list[str]:
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
         run()
     names = {event.key for event in profiled.key_averages()}
-    return sorted(name.removeprefix("pilot::").removesuffix("_out") for name in names if name.startswith("pilot::"))
+    return sorted(name.removeprefix("pilot::") for name in names if name.startswith("pilot::"))
