@@ -21,7 +21,7 @@ from pilot.experiments.evidence import redundancy_pvalues
 from pilot.experiments.pairs import UsablePairs
 from pilot.experiments.params import CounterfactualParams
 from pilot.experiments.positions import position_map
-from pilot.experiments.subsets import PAIRS_PER_PART, SubsetEffects, measure_subsets
+from pilot.experiments.subsets import SubsetEffects, measure_subsets
 from pilot.experiments.verdicts import TargetRow, measure_targets, verdicts
 from pilot.experiments.words import in_words
 from pilot.inputs.pairs import DIRECTIONS, SPLITS, TokenPair
@@ -186,7 +186,7 @@ class Counterfactual:
         first = experiment.take(np.arange(min(self.params.exhaustive_pairs, len(experiment))))
         sets = 2 ** len(self.players)
         print(f"{experiment.direction}: all {sets} sets of heads on {len(first)} {split} pairs", flush=True)
-        return measure_subsets(first, tuple(sorted(self.players)), self.shards, self.pairs_per_part or PAIRS_PER_PART)
+        return measure_subsets(first, tuple(sorted(self.players)), self.shards, self.pairs_per_part)
 
     def _of_all_sets(
         self, sets: Mapping[str, Mapping[str, SubsetEffects]], verdict: Verdicts, tables: dict[str, Rows]

@@ -73,7 +73,7 @@ def measure_subsets(
     experiment: PairExperiment,
     heads: Intervention,
     shards: Shards | None = None,
-    pairs_per_part: int = PAIRS_PER_PART,
+    pairs_per_part: int | None = None,
 ) -> SubsetEffects | None:
     """Patch every set of the heads on every pair. Raises PilotError for more than MOST_HEADS heads.
 
@@ -90,7 +90,7 @@ def measure_subsets(
     def changes(pairs: list[int]) -> dict[str, torch.Tensor]:
         return {"change": torch.from_numpy(experiment.take(np.array(pairs)).changes(sets))}
 
-    parts = in_parts(_sharing_order(experiment), pairs_per_part)
+    parts = in_parts(_sharing_order(experiment), pairs_per_part or PAIRS_PER_PART)
     measured = measured_in_parts(experiment, parts, changes, shards, {"sets of": heads})
     return None if measured is None else SubsetEffects(heads, measured["change"], experiment.gap)
 

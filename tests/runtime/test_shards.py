@@ -158,7 +158,7 @@ def test_a_full_disk_is_said_and_the_sweep_goes_on_when_there_is_room(tmp_path):
 
 
 def test_a_shared_sweep_has_the_bits_of_a_sweep_by_itself(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(subsets, "PAIRS_PER_CHUNK", 8)
+    monkeypatch.setattr(subsets, "PAIRS_PER_PART", 8)
     model, heads = load_model(trained.checkpoint), (HeadPatch(0, 0), HeadPatch(1, 2), HeadPatch(2, 1))
     pairs = token_pairs(read_pairs(trained.data / "pilot_pairs.jsonl")[:19])
     experiment = PairExperiment(SweepEngine(model), pairs, "noising")

@@ -91,7 +91,7 @@ def _arguments(folder: Path, names: dict[str, str]) -> list[str]:
 
 def make_sweep_small(setattr: Callable[[object, str, object], None]) -> None:
     """One pair a chunk, and all pairs count as answered right: a model that does that takes long to train."""
-    setattr(subsets, "PAIRS_PER_CHUNK", 1)
+    setattr(subsets, "PAIRS_PER_PART", 1)
     setattr(PairExperiment, "both_right", property(lambda experiment: np.ones(len(experiment), dtype=bool)))
 
 
