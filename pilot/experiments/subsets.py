@@ -77,8 +77,8 @@ def measure_subsets(
 ) -> SubsetEffects | None:
     """Patch every set of the heads on every pair. Raises PilotError for more than MOST_HEADS heads.
 
-    With `shards` the processes of the group share the work, `pairs_per_part` pairs at a time (None: PAIRS_PER_PART), and
-    a killed sweep resumes; all but the main process return None.
+    With `shards` the processes of the group share the work, `pairs_per_part` pairs at a time (None: PAIRS_PER_PART),
+    and a killed sweep resumes; all but the main process return None.
     """
     if len(heads) > MOST_HEADS:
         raise PilotError(
