@@ -35,7 +35,12 @@ TOO_LONG = "it is longer than the model's context"
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """Two prompts and the answers that continue them, spaces included."""
+    """Two prompts and the answers that continue them, spaces included.
+
+    edit       what tells the two apart
+    split      "select" or "confirm"
+    template   the wording, by name: pairs of one template and length align position by position; may be left out
+    """
 
     clean: str
     corrupt: str
@@ -43,6 +48,7 @@ class TextPair:
     corrupt_answer: str
     edit: str
     split: str
+    template: str = ""
 
 
 def write_text_pairs(path: Path | str, pairs: Sequence[TextPair]) -> None:
@@ -56,13 +62,17 @@ def read_text_pairs(path: Path | str) -> list[TextPair]:
 
 
 def _parse(record: object) -> TextPair:
-    values = check_keys(record, *(field.name for field in fields(TextPair)))
-    for name, value in values.items():
-        if not _is_text(value):
+    template = ""
+    if isinstance(record, dict):
+        template = record.get("template", "")
+        record = {key: value for key, value in record.items() if key != "template"}
+    values = check_keys(record, *(field.name for field in fields(TextPair) if field.name != "template"))
+    for name, value in [*values.items(), ("template", template)]:
+        if not _is_text(value) and (name, value) != ("template", ""):
             raise PilotError(f'"{name}" must be text, not {json.dumps(value)}')
     if values["split"] not in SPLITS:
         raise PilotError(f'"split" must be one of {", ".join(SPLITS)}, not {json.dumps(values["split"])}')
-    return TextPair(**values)
+    return TextPair(**values, template=template)
 
 
 def _is_text(value: object) -> bool:
@@ -83,8 +93,8 @@ def tokenised(pairs: Sequence[TextPair], tokenizer: PreTrainedTokenizerBase, con
 
     context   the longest sequence that the model takes; None: any
 
-    Markers that the tokenizer puts in front of every text are kept. Pairs of one edit and prompt length may serve as
-    each other's wrong donor.
+    Markers that the tokenizer puts in front of every text are kept. Pairs of one edit, template and prompt length may
+    serve as each other's wrong donor.
     """
     result = TokenisedPairs([], [], Counter())
     for pair in pairs:
@@ -112,7 +122,7 @@ def _token_pair(pair: TextPair, tokenizer: PreTrainedTokenizerBase, context: int
         raise _LeftOut(ANSWERS_DO_NOT_PART)
     if context is not None and max(clean.seq_len, corrupt.seq_len) > context:
         raise _LeftOut(TOO_LONG)
-    return TokenPair(clean, corrupt, pair.edit, pair.split, bucket=pair.edit)
+    return TokenPair(clean, corrupt, pair.edit, pair.split, bucket=(pair.edit, pair.template))
 
 
 def _prompt(tokenizer: PreTrainedTokenizerBase, text: str, answer: str) -> Prompt:

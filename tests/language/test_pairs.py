@@ -45,6 +45,14 @@ def test_pairs_come_back(path):
     assert len(path.read_bytes().splitlines()) == 2
 
 
+def test_the_template_may_be_left_out(path):
+    """And pairs of another template are no wrong donors."""
+    bare = {key: value for key, value in dataclasses.asdict(PAIR).items() if key != "template"}
+    named = dataclasses.replace(PAIR, template="bare")
+    path.write_text(json.dumps(bare) + "\n" + json.dumps(bare | {"template": "bare"}))
+    assert read_text_pairs(path) == [PAIR, named]
+
+
 def test_blank_lines_and_windows_line_ends_do_no_harm(path):
     line = json.dumps(dataclasses.asdict(PAIR))
     path.write_bytes(f"\r\n{line}\r\n\r\n{line}".encode())
@@ -67,6 +75,7 @@ KEYS = 'want an object with exactly the keys "clean", "corrupt", "clean_answer",
         (json.dumps(RECORD | {"note": "mine"}), KEYS),
         (json.dumps(RECORD | {"clean": ""}), '"clean" must be text, not ""'),
         (json.dumps(RECORD | {"clean_answer": 7}), '"clean_answer" must be text, not 7'),
+        (json.dumps(RECORD | {"template": 7}), '"template" must be text, not 7'),
         (json.dumps(RECORD | {"edit": None}), '"edit" must be text, not null'),
         (json.dumps(RECORD | {"corrupt": "\ud800"}), '"corrupt" must be text, not "\\ud800"'),
         (json.dumps(RECORD | {"split": "test"}), '"split" must be one of select, confirm, not "test"'),
@@ -107,7 +116,7 @@ def test_tokens_of_a_pair(tokenizer):
         prompt(["the", " dogs"], [" near", " the", " dogs", " near"]),
         edit="number",
         split="confirm",
-        bucket="number",
+        bucket=("number", ""),
     )
     assert (tokens.first_difference, tokens.answers_part) == (len(front) + 1, 2)
 
