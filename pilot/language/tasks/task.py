@@ -100,7 +100,7 @@ class Task:
         self, kind: str, listed: Sequence[str], split: str, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[str, ...]:
         """The words whose forms are one token each. Raises PilotError if they are too few."""
-        known = tuple(word for word in listed if all(_is_one_token(form, tokenizer) for form in word.split("/")))
+        known = tuple(word for word in listed if word.isdigit() or _is_one_token(word, tokenizer))
         if len(known) < FEWEST_WORDS:
             raise PilotError(
                 f"{self.name}: {len(known)} of the {len(listed)} {kind} of the {split} split are one token of this "
@@ -110,6 +110,10 @@ class Task:
 
 
 def _is_one_token(word: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the word, after another one, is a token of its own."""
-    before, both = (tuple(tokenizer(text, verbose=False)["input_ids"]) for text in ("the", f"the {word}"))
-    return len(both) == len(before) + 1 and both[:-1] == before and both[-1] != tokenizer.unk_token_id
+    """Whether each form of the word, after another word, is a token of its own."""
+    before = tuple(tokenizer("the", verbose=False)["input_ids"])
+    for form in word.split("/"):
+        *start, last = tokenizer(f"the {form}", verbose=False)["input_ids"]
+        if tuple(start) != before or last == tokenizer.unk_token_id:
+            return False
+    return True
