@@ -1,24 +1,26 @@
 """The same heads of the same model patched by this project, by TransformerLens and by nnsight: results, then seconds.
 
-    python tests/benchmarks/peers.py --model SmolLM2-135M-Instruct.Q4_1.gguf
+    python tests/benchmarks/peers.py --model SmolLM2-135M-Instruct.Q4_1.gguf     (or `make peers`)
 
-Pairs are those of indirect object identification (IOI), patched from clean into corrupt. The recovery of every single
-head has to agree, else nothing is timed. Two sweeps are timed: all heads, and random sets of the 12 largest. The peers run one
-forward for each intervention, all pairs in a batch, so a sample of interventions gives their seconds a forward, and
-with these the sweep's. Needs the extra `peers`.
+Pairs are those of indirect object identification (IOI), clean into corrupt. The recovery of every single head has to
+agree, or nothing is timed. Then two sweeps are timed: all heads, and sets of the 12 heads with the largest effects. A
+peer runs a whole forward for each intervention, all pairs in one batch; it is timed on a sample of interventions, and
+its seconds a forward give those of the sweep. It needs the extra `peers`.
 
 Shapes: P pairs of T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,14 +35,14 @@ from pilot.interventions import Intervention
 from pilot.language import load_tokenizer
 from pilot.language.pairs import tokenised
 from pilot.language.tasks import TASKS
-from pilot.runtime.cli import command
+from pilot.runtime.cli import Parser, command
 from pilot.runtime.files import write_json
 
-ROUNDS = 3  # each tool in turn, so that what else the machine does falls on all of them
+ROUNDS = 3  # of every tool in turn, so that what else the machine does falls on all of them
 CHECKED_PAIRS, TOLERANCE = 4, 1e-4
 HEAD_PAIRS, SET_PAIRS = 32, 8
 PLAYERS, SETS = 12, 512
-SAMPLE = {"all_heads": 8, "sets": 16}  # interventions that the peers are timed on
+SAMPLED_HEADS, SAMPLED_SETS = 8, 16  # interventions that a peer is timed on
 
 Patched = Callable[[Intervention], Tensor]  # the logits of the last position with these heads patched, (P, V)
 
@@ -95,3 +97,136 @@ def nnsight(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, recipien
 
 
 PEERS = {"transformer_lens": transformer_lens, "nnsight": nnsight}
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The engine and the peers on the same model, and pairs of one length."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    engine: SweepEngine
+    pairs: Sequence[TokenPair]
+
+    def experiment(self, n_pairs: int) -> PairExperiment:
+        return PairExperiment(self.engine, self.pairs[:n_pairs], "denoising")
+
+    def peer(self, name: str, n_pairs: int) -> Patched:
+        """On a copy of the model, which a peer may change."""
+        pairs = self.pairs[:n_pairs]
+        corrupt, clean = (torch.tensor([getattr(pair, side).ids for pair in pairs]) for side in ("corrupt", "clean"))
+        return PEERS[name](copy.deepcopy(self.model), self.tokenizer, corrupt, clean)
+
+
+def check_recovery(tools: Tools, heads: Sequence[Intervention]) -> dict[str, float]:
+    """The largest difference from each peer's recovery of a head. Raises PilotError for one above TOLERANCE."""
+    experiment = tools.experiment(CHECKED_PAIRS)
+    ours = experiment.recovery(heads)
+    right, wrong = (
+        torch.tensor([prompt.answer[0] for prompt in prompts])[:, None]
+        for prompts in (experiment.donors, experiment.recipients)
+    )
+    largest = {}
+    for name in PEERS:
+        patched = tools.peer(name, CHECKED_PAIRS)
+        ld = torch.stack([(logits.gather(1, right) - logits.gather(1, wrong))[:, 0] for logits in map(patched, heads)])
+        theirs = (ld.double().numpy() - experiment.ld_recipient).sum(1) / experiment.gap.sum()
+        largest[name] = float(np.abs(theirs - ours).max())
+        if not largest[name] <= TOLERANCE:
+            raise PilotError(f"the recovery of a head differs from that of {name} by {largest[name]:.1g}")
+    return largest
+
+
+def time_sweeps(tools: Tools, interventions: Sequence[Intervention], n_pairs: int, sample: int) -> dict[str, Any]:
+    """Seconds of a sweep: measured for the engine, from a sample of the interventions for the peers."""
+    experiment = tools.experiment(n_pairs)
+    experiment.recovery(interventions[:1])  # what is common to all interventions
+    patched = {name: tools.peer(name, n_pairs) for name in PEERS}
+    step = max(1, len(interventions) // sample)
+    few = list(interventions[::step])[:sample]
+    seconds: dict[str, list[float]] = {"pilot": [], **{name: [] for name in PEERS}}
+    for _ in range(ROUNDS):
+        seconds["pilot"].append(stopwatch(lambda: experiment.recovery(interventions)))
+        for name, patch in patched.items():
+            taken = stopwatch(lambda patch=patch: [patch(intervention) for intervention in few])
+            seconds[name].append(taken * len(interventions) / len(few))
+    best = min(statistics.median(seconds[name]) for name in PEERS)
+    return {
+        "interventions": len(interventions),
+        "pairs": n_pairs,
+        "interventions_timed_of_peers": len(few),
+        "seconds": {name: spread(values) for name, values in seconds.items()},
+        "speedup_over_the_better": best / statistics.median(seconds["pilot"]),
+    }
+
+
+def stopwatch(function: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "fastest": min(values), "slowest": max(values)}
+
+
+@torch.no_grad()
+def compare(path: Path) -> dict[str, Any]:
+    """Everything of `metrics/peers.json`."""
+    model, tokenizer = load_model(path), load_tokenizer(path)
+    texts = [pair for pair in TASKS["ioi"].pairs(HEAD_PAIRS, 0, tokenizer) if pair.split == "select"]
+    pairs = tokenised(texts, tokenizer, model.config.max_position_embeddings).tokens
+    tools = Tools(model, tokenizer, SweepEngine(model), pairs)
+    heads = single_heads(model)
+    largest = check_recovery(tools, heads)
+    effects = np.abs(tools.experiment(SET_PAIRS).recovery(heads))
+    every = head_subsets(tuple(heads[i][0] for i in np.argsort(-effects)[:PLAYERS]))
+    sets = [every[i] for i in Random(0).sample(range(1, len(every)), SETS)]
+    experiment = tools.experiment(SET_PAIRS)
+    experiment.recovery(sets[:1])
+    return {
+        "threads": torch.get_num_threads(),
+        "largest_difference_of_recovery": largest,
+        "all_heads": time_sweeps(tools, heads, HEAD_PAIRS, SAMPLED_HEADS),
+        "sets": time_sweeps(tools, sets, SET_PAIRS, SAMPLED_SETS),
+        "every_set": {
+            "interventions": len(every),
+            "pairs": SET_PAIRS,
+            "seconds": spread([stopwatch(lambda: experiment.recovery(every)) for _ in range(ROUNDS)]),
+        },
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The sweeps in Markdown: median seconds, fastest and slowest of the rounds."""
+    lines = [
+        f"| {found['threads']} threads | pilot | TransformerLens | nnsight | faster than the better |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ("all_heads", "sets", "every_set"):
+        sweep = found[name]
+        cells = [
+            f"{seconds['median']:.3g} s ({seconds['fastest']:.3g}-{seconds['slowest']:.3g})"
+            for seconds in (sweep["seconds"].get(tool) for tool in ("pilot", *PEERS))
+            if seconds
+        ]
+        cells += [""] * (3 - len(cells))
+        faster = f"{sweep['speedup_over_the_better']:.1f}x" if "speedup_over_the_better" in sweep else ""
+        title = f"{name.replace('_', ' ')}: {sweep['interventions']:,} x {sweep['pairs']} pairs"
+        lines.append(f"| {title} | {' | '.join(cells)} | {faster} |")
+    return "\n".join(lines)
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    parser = Parser(prog="peers.py", description="Compare with TransformerLens and nnsight on IOI.")
+    parser.add_argument("--model", type=Path, required=True, help="a Hugging Face folder or a GGUF file")
+    parser.add_argument("--output", type=Path, default=Path("metrics/peers.json"), help="(default: %(default)s)")
+    args = parser.parse_args(argv)
+    found = compare(args.model)
+    write_json(args.output, found)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

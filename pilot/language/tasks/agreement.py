@@ -16,8 +16,8 @@ def _fill(words: Words, rng: Random) -> Filling:
 
 AGREEMENT = Task(
     name="agreement",
-    description="subject-verb agreement: is or are, with a noun of either number in between; the subject's number changes",
-    source="Linzen et al. 2016, Assessing the ability of LSTMs to learn syntax-sensitive dependencies (arXiv:1611.01368)",
+    description="subject-verb agreement: is or are, after a nearer noun of either number; the subject's number changes",
+    source="Linzen et al. 2016, Assessing the ability of LSTMs to learn syntax (arXiv:1611.01368)",
     edit="number",
     select=Material(
         templates={

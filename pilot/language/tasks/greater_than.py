@@ -19,7 +19,7 @@ def _fill(words: Words, rng: Random) -> Filling:
 
 GREATER_THAN = Task(
     name="greater-than",
-    description="greater-than: the decade in which something ended that began in a year ending in 9; that decade changes",
+    description="greater-than: the decade in which an event ended that began in a year ending in 9; the year changes",
     source="Hanna et al. 2023, How does GPT-2 compute greater-than? (arXiv:2305.00586)",
     edit="year",
     select=Material(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Words = Mapping[str, Sequence[str]]  # by kind
 
 FEWEST_WORDS = 4  # of a kind
-ATTEMPTS = 50  # draws for every pair that is asked for
+MISSES = 1000  # draws without a new pair, after which there are no more
 
 
 class Filling(NamedTuple):
@@ -73,9 +74,9 @@ class Task:
         templates = list(material.templates.items())
         rng = Random(f"{self.name} {split} {seed}")
         pairs: dict[frozenset[str], TextPair] = {}  # by their two prompts
-        for _ in range(ATTEMPTS * n):
-            if len(pairs) == n:
-                break
+        left_out: Counter[str] = Counter()
+        misses = 0
+        while len(pairs) < n and misses < MISSES:
             template, text = templates[len(pairs) % len(templates)]
             clean, corrupt, clean_answer, corrupt_answer = self.fill(words, rng)
             pair = TextPair(
@@ -87,11 +88,17 @@ class Task:
                 split=split,
                 template=template,
             )
-            if tokenised([pair], tokenizer, context=None).text:
-                pairs.setdefault(frozenset((pair.clean, pair.corrupt)), pair)
+            reasons = tokenised([pair], tokenizer, context=None).left_out
+            left_out += reasons
+            prompts = frozenset((pair.clean, pair.corrupt))
+            if reasons or prompts in pairs:
+                misses += 1
+            else:
+                pairs[prompts], misses = pair, 0
         if len(pairs) < n:
+            why = "".join(f" ({reason})" for reason, _ in left_out.most_common(1))
             raise PilotError(
-                f"{self.name}: the tokenizer allows {len(pairs)} distinct pairs of the {split} split, not {n}: "
+                f"{self.name}: the tokenizer allows {len(pairs)} distinct pairs of the {split} split, not {n}{why}: "
                 "ask for fewer, or take another task or a file of your own pairs"
             )
         return list(pairs.values())
