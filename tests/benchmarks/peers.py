@@ -192,7 +192,7 @@ def compare(path: Path) -> dict[str, Any]:
         "every_set": {
             "interventions": len(every),
             "pairs": SET_PAIRS,
-            "seconds": spread([stopwatch(lambda: experiment.recovery(every)) for _ in range(ROUNDS)]),
+            "seconds": {"pilot": spread([stopwatch(lambda: experiment.recovery(every)) for _ in range(ROUNDS)])},
         },
     }
 
