@@ -3,8 +3,8 @@
     python tests/benchmarks/peers.py --model SmolLM2-135M-Instruct.Q4_1.gguf     (or `make peers`)
 
 Pairs are those of indirect object identification (IOI), clean into corrupt. The recovery of every single head has to
-agree, or nothing is timed. Then two sweeps are timed: all heads, and sets of the 12 heads with the largest effects. A
-peer runs a whole forward for each intervention, all pairs in one batch; it is timed on a sample of interventions, and
+agree, or nothing is timed. Then three sweeps are timed: all heads, 512 sets of the 12 heads with the largest effects, drawn
+at random, and all of these sets. A peer runs a whole forward for each intervention, all pairs in one batch; it is timed on a sample of interventions, and
 its seconds a forward give those of the sweep. It needs the extra `peers`.
 
 Shapes: P pairs of T tokens, V vocabulary.
@@ -115,7 +115,10 @@ class Tools:
         """On a copy of the model, which a peer may change."""
         pairs = self.pairs[:n_pairs]
         corrupt, clean = (torch.tensor([getattr(pair, side).ids for pair in pairs]) for side in ("corrupt", "clean"))
-        return PEERS[name](copy.deepcopy(self.model), self.tokenizer, corrupt, clean)
+        try:
+            return PEERS[name](copy.deepcopy(self.model), self.tokenizer, corrupt, clean)
+        except ModuleNotFoundError as error:
+            raise PilotError(f"the peers need an extra: pip install -e '.[peers]' ({error})") from None
 
 
 def check_recovery(tools: Tools, heads: Sequence[Intervention]) -> dict[str, float]:
@@ -182,18 +185,12 @@ def compare(path: Path) -> dict[str, Any]:
     effects = np.abs(tools.experiment(SET_PAIRS).recovery(heads))
     every = head_subsets(tuple(heads[i][0] for i in np.argsort(-effects)[:PLAYERS]))
     sets = [every[i] for i in Random(0).sample(range(1, len(every)), SETS)]
-    experiment = tools.experiment(SET_PAIRS)
-    experiment.recovery(sets[:1])
     return {
         "threads": torch.get_num_threads(),
         "largest_difference_of_recovery": largest,
         "all_heads": time_sweeps(tools, heads, HEAD_PAIRS, SAMPLED_HEADS),
         "sets": time_sweeps(tools, sets, SET_PAIRS, SAMPLED_SETS),
-        "every_set": {
-            "interventions": len(every),
-            "pairs": SET_PAIRS,
-            "seconds": {"pilot": spread([stopwatch(lambda: experiment.recovery(every)) for _ in range(ROUNDS)])},
-        },
+        "every_set": time_sweeps(tools, every, SET_PAIRS, SAMPLED_SETS),
     }
 
 
@@ -207,13 +204,10 @@ def table(found: dict[str, Any]) -> str:
         sweep = found[name]
         cells = [
             f"{seconds['median']:.3g} s ({seconds['fastest']:.3g}-{seconds['slowest']:.3g})"
-            for seconds in (sweep["seconds"].get(tool) for tool in ("pilot", *PEERS))
-            if seconds
+            for seconds in (sweep["seconds"][tool] for tool in ("pilot", *PEERS))
         ]
-        cells += [""] * (3 - len(cells))
-        faster = f"{sweep['speedup_over_the_better']:.1f}x" if "speedup_over_the_better" in sweep else ""
         title = f"{name.replace('_', ' ')}: {sweep['interventions']:,} x {sweep['pairs']} pairs"
-        lines.append(f"| {title} | {' | '.join(cells)} | {faster} |")
+        lines.append(f"| {title} | {' | '.join(cells)} | {sweep['speedup_over_the_better']:.1f}x |")
     return "\n".join(lines)
 
 
