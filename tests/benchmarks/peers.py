@@ -3,9 +3,9 @@
     python tests/benchmarks/peers.py --model SmolLM2-135M-Instruct.Q4_1.gguf     (or `make peers`)
 
 Pairs are those of indirect object identification (IOI), clean into corrupt. The recovery of every single head has to
-agree, or nothing is timed. Then three sweeps are timed: all heads, 512 sets of the 12 heads with the largest effects, drawn
-at random, and all of these sets. A peer runs a whole forward for each intervention, all pairs in one batch; it is timed on a sample of interventions, and
-its seconds a forward give those of the sweep. It needs the extra `peers`.
+agree, or nothing is timed. Then three sweeps are timed: all heads, 512 sets of the 12 heads with the largest effects,
+drawn at random, and all of these sets. A peer runs a whole forward for each intervention, all pairs in one batch; it
+is timed on a sample of interventions, and its seconds a forward give those of the sweep. It needs the extra `peers`.
 
 Shapes: P pairs of T tokens, V vocabulary.
 """
