@@ -147,7 +147,10 @@ def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
             zorder=1 if muted else 2,
             label="_" + row if muted else row,
         )
-    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if plot.log_columns:
+        axis.set_xscale("log")
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(xlabel=plot.columns, ylabel=plot.value)
 

@@ -94,7 +94,8 @@ def test_a_browser_draws_every_figure_and_has_nothing_to_complain_about(page, tm
     drawn = dict(entry.split(":") for entry in re.search(r'data-drawn="([^"]*)"', elements)[1].split(","))
     assert drawn == {
         "training": "1", "ablation_zero": "3", "ablation_mean": "3", "ablation_resample": "3", "recovery": "6",
-        "sets": "2", "head_positions": "2", "shapley": "1", "interactions": "2", "best_sets": "2", "trajectory": "3",
+        "sets": "2", "head_positions": "2", "shapley": "1", "interactions": "2", "best_sets": "2", "attribution": "4",
+        "attribution_shapley": "2", "trajectory": "3",
         "repair_by_head": "2", "repair": "1", "power": "2",
     }  # fmt: skip
     assert int(re.search(r'data-overflow="(-?\d+)"', elements)[1]) <= 0
@@ -138,5 +139,5 @@ def test_without_results_the_page_still_works(tmp_path):
     page = make_page(tmp_path / "metrics", lacking=(*names, "planted_power.csv", "trajectory.csv"), examples={})
     elements, console = browse(page, tmp_path)
     assert console == []
-    assert elements.count('<figure id="') == 21
+    assert elements.count('<figure id="') == 26
     assert elements.count('class="drawn"') == 6

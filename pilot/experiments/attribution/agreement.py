@@ -57,7 +57,7 @@ def _scores(found: np.ndarray, exact: np.ndarray, top_k: int, min_effect: float)
         "worst": np.abs(error).max(0),
         "pearson": _correlation(found, exact),
         "spearman": _correlation(rankdata(found, axis=0), rankdata(exact, axis=0)),
-        "recall": (chosen & wanted).sum(0) / top_k,
+        "recall": (chosen & wanted).sum(0) / min(top_k, len(exact)),
         "sign_errors": (large & (np.sign(found) != np.sign(exact))).sum(0).astype(float),
     }
 

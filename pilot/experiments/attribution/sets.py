@@ -1,7 +1,7 @@
 """Approximations for sets of heads: from some of the 2**n sets to all of them, to the best ones, to Shapley values.
 
-A set is a bit mask of n heads, as in pilot.experiments.shapley. `value` gives the worth of sets, masks (M,) -> (M,), such
-as the recovery from patching them; every set that it is asked for costs a forward for each pair.
+A set is a bit mask of n heads, as in pilot.experiments.shapley. `value` gives the worth of sets, masks (M,) -> (M,),
+such as the recovery from patching them. Every set that it is asked for costs a forward for each pair.
 """
 
 from __future__ import annotations
