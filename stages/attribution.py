@@ -13,20 +13,18 @@ from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.arithmetic.pairs import read_pairs
 from pilot.arithmetic.prompts import token_pairs
 from pilot.experiments.attribution.agreement import recovery
+from pilot.experiments.attribution.blindness import CIRCUITS, sight, total_sight
 from pilot.experiments.attribution.comparison import (
     EXACT,
     Scores,
     attributions,
     compare_heads,
     compare_sets,
-    sight,
-    total_sight,
 )
 from pilot.experiments.attribution.methods import Attribution
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.pairs import UsablePairs, usable_pairs
 from pilot.experiments.params import AttributionParams, CounterfactualParams, SweepParams
-from pilot.experiments.planted.kinds import KINDS
 from pilot.experiments.subsets import SubsetEffects, measure_subsets
 from pilot.inputs.pairs import DIRECTIONS, SPLITS
 from pilot.interventions import single_heads
@@ -117,13 +115,13 @@ def _sets(engine: SweepEngine, usable: UsablePairs, params: AttributionParams) -
 
 
 def _planted(params: AttributionParams, min_effect: float, impl: str) -> Scores:
-    """By kind of circuit, direction and method."""
+    """By circuit, direction and method."""
     return {
-        name: total_sight(
-            sight(kind, (params.seed, number, place), params.planted_pairs, params.steps, min_effect, impl)
+        circuit: total_sight(
+            sight(circuit, (params.seed, number, place), params.planted_pairs, params.steps, min_effect, impl)
             for place in range(params.placements)
         )
-        for number, (name, kind) in enumerate(tqdm(KINDS.items(), desc="planted circuits", disable=None))
+        for number, circuit in enumerate(tqdm(CIRCUITS, desc="planted circuits", disable=None))
     }
 
 

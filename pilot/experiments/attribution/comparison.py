@@ -1,12 +1,12 @@
-"""All approximations against exact patching: of single heads, of sets of heads, and on planted circuits.
+"""All approximations against exact patching, of single heads and of sets of heads.
 
 Shapes: n heads, P pairs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,10 +21,6 @@ from pilot.experiments.attribution.sets import (
     top_sets,
 )
 from pilot.experiments.effects import PairExperiment
-from pilot.experiments.planted.circuits import random_circuit
-from pilot.experiments.planted.kinds import Kind
-from pilot.experiments.planted.measurements import plant_and_pair
-from pilot.experiments.planted.scores import SIZES
 from pilot.experiments.shapley import best_of_each_size, shapley
 from pilot.experiments.subsets import SubsetEffects
 
@@ -109,55 +105,3 @@ def _sampled_shapley(
             error = np.sqrt(((np.array(values) - truth) ** 2).mean(1)).mean()
             result[name][str(budget)] = {"sets": sets, "error": float(error)}
     return result
-
-
-class Sight(NamedTuple):
-    """How a method sees the heads of planted circuits: those that exactly recover more than a least effect, in size
-    (effective), those of them that the method has so too, with the right sign (seen), and heads below the least effect
-    that it has above (false).
-    """
-
-    effective: int
-    seen: int
-    false: int
-
-    @classmethod
-    def of(cls, found: np.ndarray, truth: np.ndarray, min_effect: float) -> Sight:
-        """Recoveries of the same heads, (n,) each."""
-        large, claimed = np.abs(truth) > min_effect, np.abs(found) > min_effect
-        seen = large & claimed & (np.sign(found) == np.sign(truth))
-        return cls(int(large.sum()), int(seen.sum()), int((claimed & ~large).sum()))
-
-    def __add__(self, other: Sight) -> Sight:  # type: ignore[override]
-        return Sight(*map(sum, zip(self, other, strict=True)))
-
-
-def sight(
-    kind: Kind, seed: Sequence[int], n_pairs: int, steps: Sequence[int], min_effect: float, impl: str
-) -> dict[str, dict[str, Sight]]:
-    """Of one circuit of this kind in a random place: by direction and method.
-
-    It is planted without noise, so that what a method does not see it is blind to.
-    """
-    rng = np.random.default_rng(seed)
-    circuit = random_circuit(kind, *SIZES[rng.integers(len(SIZES))], rng)
-    result = {}
-    for direction, experiment in plant_and_pair(circuit, n_pairs, 0.0, rng, impl).items():
-        recoveries = {
-            name: recovery(change, experiment.gap) for name, (change, _) in attributions(experiment, steps).items()
-        }
-        result[direction] = {name: Sight.of(value, recoveries[EXACT], min_effect) for name, value in recoveries.items()}
-    return result
-
-
-def total_sight(circuits: Iterable[dict[str, dict[str, Sight]]]) -> dict[str, dict[str, dict[str, int]]]:
-    """Added up over circuits: the counts of Sight by direction and method."""
-    totals: dict[str, dict[str, Sight]] = {}
-    for circuit in circuits:
-        for direction, methods in circuit.items():
-            of_direction = totals.setdefault(direction, {})
-            for name, seen in methods.items():
-                of_direction[name] = of_direction.get(name, Sight(0, 0, 0)) + seen
-    return {
-        direction: {name: seen._asdict() for name, seen in methods.items()} for direction, methods in totals.items()
-    }

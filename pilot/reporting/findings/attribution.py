@@ -32,6 +32,7 @@ WORDS = {
     "permutations": "permutations",
     "kernel_shap": "KernelSHAP",
 }
+CIRCUITS = CIRCUIT_WORDS | {"saturated": "one head attends by what another wrote"}
 BACKGROUND = frozenset(WORDS[name] for name in (EXACT, "zero_ablation", "mean_ablation"))
 MEASURES = {
     "error": "error",
@@ -177,8 +178,7 @@ def _planted(scores: Entries) -> Finding:
     settings = [(kind, way, found) for kind, way, found in settings if found[EXACT]["effective"]]
     methods = [name for name in settings[0][2] if name != EXACT]
     rows = [
-        [CIRCUIT_WORDS.get(kind, kind), way, *(_verdict(found[name]) for name in methods)]
-        for kind, way, found in settings
+        [CIRCUITS.get(kind, kind), way, *(_verdict(found[name]) for name in methods)] for kind, way, found in settings
     ]
     blind = {name: [f"{kind} by {way}" for kind, way, found in settings if not found[name]["seen"]] for name in methods}
     without = [_called(name) for name, circuits in blind.items() if not circuits]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from support.project import write_params
 
-from pilot.experiments.attribution.comparison import Sight, compare_heads, compare_sets, sight, total_sight
+from pilot.experiments.attribution.blindness import CIRCUITS
+from pilot.experiments.attribution.comparison import compare_heads, compare_sets
 from pilot.experiments.attribution.methods import Attribution, attribution_methods
 from pilot.experiments.attribution.sets import additive
-from pilot.experiments.planted.kinds import KINDS
 from pilot.experiments.subsets import SubsetEffects
 from pilot.interventions import HeadPatch
 from pilot.runtime.files import read_json
@@ -66,28 +66,6 @@ def test_exhaustive_choices_pay_for_what_only_held_on_their_own_pairs():
     assert result["chosen"]["exhaustive"]["mean"] > 0
 
 
-def test_sight_counts_heads_seen_and_heads_seen_falsely():
-    truth, found = np.array([0.5, -0.3, 0.2, 0.05, 0.0]), np.array([0.2, 0.3, 0.1, 0.4, 0.0])
-    assert Sight.of(found, truth, 0.1) == Sight(effective=3, seen=1, false=1)
-    assert total_sight([{"noising": {"exact": Sight(3, 1, 1)}}] * 2) == {
-        "noising": {"exact": {"effective": 6, "seen": 2, "false": 2}}
-    }
-
-
-@pytest.mark.parametrize(("kind", "direction"), [("and", "noising"), ("or", "denoising")])
-def test_gradients_at_either_side_are_blind_to_saturated_gates(kind, direction):
-    seen = sight(KINDS[kind], (0, 0), 10, [5], 0.1, "auto")[direction]
-    assert seen["exact"] == Sight(2, 2, 0)
-    assert seen["ig_activations_5"].seen == 2
-    for name in ("atp_recipient", "atp_donor", "atp_mean", "atp_star"):
-        assert seen[name].seen == 0, name
-
-
-def test_one_head_is_seen_by_every_method():
-    for by_method in sight(KINDS["single"], (0, 0), 10, [1], 0.1, "auto").values():
-        assert {name for name, seen in by_method.items() if seen[:2] == (1, 1)} == {*attribution_methods([1]), "exact"}
-
-
 def run(trained, folder, **changes) -> int:
     params = write_params(folder / "params.yaml", **changes)
     pairs = trained.data / "pilot_pairs.jsonl"
@@ -103,7 +81,7 @@ def test_the_stage_writes_and_prints_what_was_found(trained, tmp_path, capsys):
     assert set(written["heads"]["regroup"]) == set(written["sets"]) == {"denoising", "noising"}
     assert set(written["heads"]["regroup"]["noising"]) == methods
     assert set(written["sets"]["noising"]["predicted"]) == methods | {"shapley"}
-    assert set(written["planted"]) == set(KINDS)
+    assert set(written["planted"]) == set(CIRCUITS)
     with open(tmp_path / "attribution.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(written["heads"]) * 2 * len(methods) * 9
