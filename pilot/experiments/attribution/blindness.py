@@ -85,10 +85,8 @@ def _attend_by_the_bit(model: PilotTransformer, chain: Circuit) -> None:
     assert isinstance(block, Block)
     attn = block.attn
     q, k, v = attn.qkv.weight.view(3, attn.n_heads, attn.head_dim, -1)[:, head]
-    q_bias, out = (
-        attn.qkv.bias.view(3, attn.n_heads, -1)[0, head],
-        attn.out.weight.unflatten(1, (attn.n_heads, -1))[:, head],
-    )
+    q_bias = attn.qkv.bias.view(3, attn.n_heads, -1)[0, head]
+    out = attn.out.weight.unflatten(1, (attn.n_heads, -1))[:, head]
     side = _reader(Channel.AT_SIGNAL) - _reader(Channel.AT_BETWEEN)
     q[0], q_bias[0] = q_bias[0] * _reader(Channel.FIRST), 0.0
     k[0], v[0] = side, side
