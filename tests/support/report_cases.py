@@ -181,7 +181,7 @@ METHODS = {"atp_recipient": 3.0, "ig_inputs_1": 4.0, "ig_inputs_5": 12.0, "zero_
 
 
 def _attribution() -> dict:
-    """The error of a method is 1 / its cost; "and" is seen by exact patching alone, in noising."""
+    """The error of a method is 1 / its cost; "and" is seen by exact patching alone."""
 
     def scores(name: str, cost: float) -> dict:
         error = 0.0 if name == "exact" else 1 / cost
@@ -200,7 +200,11 @@ def _attribution() -> dict:
 
     def sight(effective: int, seen: int) -> dict:
         return {
-            name: {"effective": effective, "seen": effective if name == "exact" else seen, "false": 0}
+            name: {
+                "effective": effective,
+                "seen": effective if name == "exact" else seen,
+                "false": 0 if effective or name == "exact" else 2,
+            }
             for name in METHODS
         }
 

@@ -50,14 +50,15 @@ def test_shapley_values_by_the_number_of_sets(measured):
     assert {sets: mark.value for sets, mark in panels["noising"]["KernelSHAP"].items()} == {17: 0.2, 65: 0.1}
 
 
-def test_blindness_is_counted_where_exact_patching_sees(measured):
+def test_blindness_is_counted_where_exact_patching_sees_an_effect(measured):
     finding = found(measured)["attribution_planted"]
     assert [row[:3] for row in finding.table.rows] == [
         ["one head", "denoising", "yes 10/10"],
         ["one head", "noising", "yes 10/10"],
+        ["two heads, both needed (AND)", "denoising", "-, 2 false"],
         ["two heads, both needed (AND)", "noising", "no 0/20"],
     ]
-    assert "gradient at the recipient (and by noising)" in finding.text
+    assert "gradient at the recipient (and by noising);" in finding.text
 
 
 def test_what_is_missing_is_said(measured):
