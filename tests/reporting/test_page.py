@@ -136,7 +136,10 @@ def test_a_reader_works_through_an_example(page, tmp_path):
 @needs_chromium
 def test_without_results_the_page_still_works(tmp_path):
     names = ("counterfactual.json", "planted.json", "interactions.csv", "best_sets.csv", "head_positions.csv")
-    page = make_page(tmp_path / "metrics", lacking=(*names, "planted_power.csv", "trajectory.csv"), examples={})
+    made_by_attribution = ("attribution.json", "attribution.csv")
+    page = make_page(
+        tmp_path / "metrics", lacking=(*names, *made_by_attribution, "planted_power.csv", "trajectory.csv"), examples={}
+    )
     elements, console = browse(page, tmp_path)
     assert console == []
     assert elements.count('<figure id="') == 26

@@ -9,11 +9,11 @@ from typing import Any
 from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.reporting.findings.finding import EDIT_WORDS, Finding, estimate, listed, mark
 from pilot.reporting.findings.planted import CIRCUIT_WORDS
+from pilot.reporting.findings.subsets import NO_SUBSETS
 from pilot.reporting.measurements import Entries, Measurements, Rows
 from pilot.reporting.plot import Mark, Panels, Plot, Table
 
 NO_ATTRIBUTION = "metrics/attribution.json is missing or of an older version: run dvc repro attribution."
-NO_SETS = "Not measured in this run: it takes all sets of heads, and counterfactual.exhaustive is off."
 EXACT = "exact"
 WORDS = {
     "atp_recipient": "gradient at the recipient",
@@ -129,7 +129,7 @@ def _missed(rows: Rows) -> Finding:
 def _sets(scores: Entries) -> Finding:
     title = "What do scores of single heads say about sets?"
     if "sets" not in scores:
-        return Finding("attribution_sets", title, NO_SETS if "heads" in scores else NO_ATTRIBUTION)
+        return Finding("attribution_sets", title, NO_SUBSETS if "heads" in scores else NO_ATTRIBUTION)
     rows, lost = [], []
     for direction, found in scores["sets"].items():
         for name, chosen in found["chosen"].items():
@@ -153,7 +153,7 @@ def _sets(scores: Entries) -> Finding:
 def _shapley(scores: Entries) -> Finding:
     title = "How many sets does a Shapley value take?"
     if "sets" not in scores:
-        return Finding("attribution_shapley", title, NO_SETS if "heads" in scores else NO_ATTRIBUTION)
+        return Finding("attribution_shapley", title, NO_SUBSETS if "heads" in scores else NO_ATTRIBUTION)
     panels: Panels = {
         direction: {
             _called(name): {budget["sets"]: Mark(budget["error"]) for budget in budgets.values()}
