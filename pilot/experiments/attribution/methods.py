@@ -182,7 +182,7 @@ def _over_batches(runs: GradientRuns, change: Callable[[ContrastBatch], Tensor])
     n_layers, n_heads = head_counts(runs.model)
     changes = np.empty((n_layers * n_heads, len(runs.experiment)))
     for batch in runs.batches():
-        changes[:, batch.index] = change(batch).cpu().numpy()
+        changes[:, batch.index] = change(batch).cpu().double().numpy()  # bfloat16 is unknown to NumPy
     return Attribution(changes, runs.cost)
 
 

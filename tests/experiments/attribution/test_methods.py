@@ -233,3 +233,9 @@ def test_relevance_patching_has_no_rule_for_softcapped_logits():
 def test_a_model_without_what_a_method_needs_is_refused():
     with pytest.raises(PilotError, match="has no token embedding"):
         token_embedding(nn.Linear(2, 2))
+
+
+def test_models_of_half_precision_give_numbers_too():
+    precise = attribution_patching(experiment_on(tiny_model("pilot"), VOCAB), "recipient").change
+    rough = attribution_patching(experiment_on(tiny_model("pilot").bfloat16(), VOCAB), "recipient").change
+    assert np.corrcoef(rough.ravel(), precise.ravel())[0, 1] > 0.95
