@@ -44,6 +44,19 @@ class CounterfactualParams(Section):
     exhaustive_pairs: Annotated[int, Field(ge=2)]
 
 
+class AttributionParams(Section):
+    seed: Seed
+    pairs: SampleSize
+    steps: Annotated[list[Count], Field(min_length=1)]
+    top_k: Count
+    resamples: Resamples
+    set_pairs: SampleSize
+    budgets: SampleSizes
+    repeats: Count
+    placements: Count
+    planted_pairs: SampleSize
+
+
 class PatchParams(Section):
     seed: Seed
     metric: Literal["exact_match", "final_token"]

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from pilot.reporting.plot import COLOURS, DIVERGING, SEQUENTIAL, Mark, Panel, Plot, cells_of, columns_of
 
@@ -147,7 +147,13 @@ def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
             zorder=1 if muted else 2,
             label="_" + row if muted else row,
         )
-    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if plot.log_columns:
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("")
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axis.axhline(0, color="#333333", linewidth=0.8)
     axis.set(xlabel=plot.columns, ylabel=plot.value)
 

@@ -32,8 +32,8 @@ class PatchingResults:
 class Measurements(PatchingResults):
     """The files of metrics/: a JSON file's object, or a CSV file's rows as text by column.
 
-    `repair` is patching.json, what the stage `patch` writes. Every run has the files up to `repair`; of the others an
-    empty one is missing, or has nothing to show.
+    `repair` is patching.json, what the stage `patch` writes, and `attributed_heads` attribution.csv. Every run has the
+    files up to `repair`; of the others an empty one is missing, or has nothing to show.
     """
 
     train: Entries
@@ -41,6 +41,8 @@ class Measurements(PatchingResults):
     ablation: Entries
     selection: Entries
     repair: Entries
+    attribution: Entries
+    attributed_heads: Rows
     trajectory: Rows
     planted: Entries
     power: Rows
@@ -82,6 +84,8 @@ def read_measurements(folder: Path) -> Measurements:
         head_positions=rows("head_positions"),
         interactions=rows("interactions"),
         best_sets=rows("best_sets"),
+        attribution=entries("attribution", "attribution"),
+        attributed_heads=rows("attribution"),
         trajectory=rows("trajectory"),
         planted=entries("planted", "planted"),
         power=rows("planted_power"),

@@ -10,6 +10,7 @@ from pilot.arithmetic.params import DataParams
 from pilot.experiments.params import (
     AblateParams,
     AnalysisParams,
+    AttributionParams,
     CounterfactualParams,
     ExamplesParams,
     PatchParams,
@@ -32,6 +33,7 @@ class Params(Section):
     ablate: AblateParams
     select: SelectParams
     counterfactual: CounterfactualParams
+    attribution: AttributionParams
     patch: PatchParams
     examples: ExamplesParams
     planted: PlantedParams

@@ -57,15 +57,16 @@ class Table(NamedTuple):
 class Plot:
     """Panels of one kind that share a scale.
 
-    kind      "heatmap": a cell for each row and column; "bars": a bar for each column, in a colour for each row;
-              "lines": a line for each row, over columns that are numbers
-    panels    title -> row -> column -> Mark; no panel is empty, but a row may lack columns
-    rows      what the rows are
-    columns   what the columns are
-    value     what the values are, with their unit
-    decimals  digits after the point
-    signed    whether values may be negative; if not, scales start at zero
-    muted     rows that are only background
+    kind         "heatmap": a cell for each row and column; "bars": a bar for each column, in a colour for each row;
+                 "lines": a line for each row, over columns that are numbers
+    panels       title -> row -> column -> Mark; no panel is empty, but a row may lack columns
+    rows         what the rows are
+    columns      what the columns are
+    value        what the values are, with their unit
+    decimals     digits after the point
+    signed       whether values may be negative; if not, scales start at zero
+    muted        rows that are only background
+    log_columns  whether the columns of lines are on a logarithmic scale
     """
 
     kind: Literal["heatmap", "bars", "lines"]
@@ -76,6 +77,7 @@ class Plot:
     decimals: int = 2
     signed: bool = True
     muted: frozenset[str] = frozenset()
+    log_columns: bool = False
 
     def text(self, mark: Mark) -> str:
         """A value of this plot with its interval and note."""

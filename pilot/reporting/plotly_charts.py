@@ -93,7 +93,7 @@ def _lines(plot: Plot, panel: Panel) -> go.Figure:
             showlegend=i >= 0,
             **_hover(plot, row, marks, f"{plot.columns} %{{x}}"),
         )
-    figure.update_xaxes(title=plot.columns)
+    figure.update_xaxes(title=plot.columns, type="log" if plot.log_columns else None)
     figure.update_yaxes(title=plot.value, rangemode="tozero")
     return figure.update_layout(height=340)
 

@@ -47,6 +47,14 @@ def test_lines_are_drawn_over_their_background():
     assert axis.get_legend_handles_labels()[1] == ["L0H0"]
 
 
+def test_columns_of_lines_may_be_logarithmic():
+    panels = {"": {"gradient": {3: Mark(0.1), 12: Mark(0.05)}}}
+    for log_columns, scale in ((True, "log"), (False, "linear")):
+        drawn = figure(Plot("lines", panels, "method", "forwards", "error", log_columns=log_columns))
+        assert drawn.axes[0].get_xscale() == scale
+        plt.close(drawn)
+
+
 def test_the_same_numbers_give_the_same_file():
     plot = Plot("heatmap", {"flat": HEADS}, "layer", "head", "points")
     assert png(figure(plot)) == png(figure(plot))

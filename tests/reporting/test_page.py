@@ -94,7 +94,8 @@ def test_a_browser_draws_every_figure_and_has_nothing_to_complain_about(page, tm
     drawn = dict(entry.split(":") for entry in re.search(r'data-drawn="([^"]*)"', elements)[1].split(","))
     assert drawn == {
         "training": "1", "ablation_zero": "3", "ablation_mean": "3", "ablation_resample": "3", "recovery": "6",
-        "sets": "2", "head_positions": "2", "shapley": "1", "interactions": "2", "best_sets": "2", "trajectory": "3",
+        "sets": "2", "head_positions": "2", "shapley": "1", "interactions": "2", "best_sets": "2", "attribution": "4",
+        "attribution_shapley": "2", "trajectory": "3",
         "repair_by_head": "2", "repair": "1", "power": "2",
     }  # fmt: skip
     assert int(re.search(r'data-overflow="(-?\d+)"', elements)[1]) <= 0
@@ -135,8 +136,11 @@ def test_a_reader_works_through_an_example(page, tmp_path):
 @needs_chromium
 def test_without_results_the_page_still_works(tmp_path):
     names = ("counterfactual.json", "planted.json", "interactions.csv", "best_sets.csv", "head_positions.csv")
-    page = make_page(tmp_path / "metrics", lacking=(*names, "planted_power.csv", "trajectory.csv"), examples={})
+    made_by_attribution = ("attribution.json", "attribution.csv")
+    page = make_page(
+        tmp_path / "metrics", lacking=(*names, *made_by_attribution, "planted_power.csv", "trajectory.csv"), examples={}
+    )
     elements, console = browse(page, tmp_path)
     assert console == []
-    assert elements.count('<figure id="') == 21
+    assert elements.count('<figure id="') == 26
     assert elements.count('class="drawn"') == 6

@@ -37,6 +37,13 @@ def test_background_lines_are_not_in_the_legend():
     assert {line.name: line.showlegend for line in chart.data} == {"L0H0": False, "L0H1": True}
 
 
+def test_columns_of_lines_may_be_logarithmic():
+    panels = {"": {"gradient": {3: Mark(0.1), 12: Mark(0.05)}}}
+    for log_columns, kind in ((True, "log"), (False, None)):
+        (chart,) = charts(Plot("lines", panels, "method", "forwards", "error", log_columns=log_columns)).values()
+        assert chart.layout.xaxis.type == kind
+
+
 def test_nothing_can_be_dragged_so_that_a_finger_scrolls_the_page():
     (chart,) = charts(Plot("lines", {"": {"flat": {1: Mark(0.1)}}}, "kind", "epoch", "%")).values()
     assert chart.layout.dragmode is False

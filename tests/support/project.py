@@ -38,6 +38,16 @@ TINY = {
     "ablate": {"resamples": 200},
     "select": {"top_k": 2},
     "counterfactual": {"resamples": 1500, "random_sets": 5, "exhaustive_pairs": 6},
+    "attribution": {
+        "pairs": 8,
+        "steps": [1, 3],
+        "resamples": 200,
+        "set_pairs": 4,
+        "budgets": [16],
+        "repeats": 3,
+        "placements": 1,
+        "planted_pairs": 6,
+    },
     "planted": {
         "placements": 1,
         "pairs": [20],

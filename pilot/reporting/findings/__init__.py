@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilot.reporting.findings import ablation, patching, planted, repair, subsets, training
+from pilot.reporting.findings import ablation, attribution, patching, planted, repair, subsets, training
 from pilot.reporting.findings.finding import Finding
 from pilot.reporting.measurements import Measurements
 
@@ -23,6 +23,7 @@ def findings(measured: Measurements) -> list[Finding]:
         subsets.shapley(measured),
         subsets.interactions(measured),
         subsets.best_sets(measured),
+        *attribution.attribution(measured),
         training.trajectory(measured),
         training.seeds(measured),
         repair.repair_by_head(measured),

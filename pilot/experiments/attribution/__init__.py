@@ -1,0 +1,1 @@
+"""Cheap approximations of activation patching, and how far each is from the exact result."""

@@ -1,0 +1,107 @@
+"""All approximations against exact patching, of single heads and of sets of heads.
+
+Shapes: n heads, P pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pilot.experiments.attribution.agreement import agreement, recovery
+from pilot.experiments.attribution.methods import Attribution, Method, attribution_methods, exact
+from pilot.experiments.attribution.sets import (
+    additive,
+    greedy_sets,
+    kernel_shap,
+    permutation_shapley,
+    regret,
+    top_sets,
+)
+from pilot.experiments.effects import PairExperiment
+from pilot.experiments.shapley import best_of_each_size, shapley
+from pilot.experiments.subsets import SubsetEffects
+
+EXACT = "exact"
+Scores = dict[str, Any]
+
+
+def attributions(experiment: PairExperiment, steps: Sequence[int]) -> dict[str, Attribution]:
+    """By every method, and "exact"."""
+    methods: dict[str, Method] = {**attribution_methods(steps), EXACT: exact}
+    return {name: method(experiment) for name, method in methods.items()}
+
+
+def compare_heads(
+    found: Mapping[str, Attribution], gap: np.ndarray, top_k: int, min_effect: float, resamples: int, seed: int
+) -> Scores:
+    """For each method its cost and how far it agrees with exact patching: see `agreement`."""
+    truth = found[EXACT].change
+    return {
+        name: {"cost": cost, **agreement(change, truth, gap, top_k, min_effect, resamples, seed)}
+        for name, (change, cost) in found.items()
+    }
+
+
+def compare_sets(
+    found: Mapping[str, Attribution],
+    chosen_on: SubsetEffects,
+    measured_on: SubsetEffects,
+    budgets: Sequence[int],
+    repeats: int,
+    seed: int,
+) -> Scores:
+    """What scores of single heads, and some of the sets, say about all 2**n sets.
+
+    found         of the heads of the sets, on the pairs of `chosen_on`
+    measured_on   other pairs, by which chosen sets are judged
+
+    predicted   of each score, summed over the members of a set: the root mean square "error" of the recovery over all
+                sets, and the "worst" error
+    chosen      of each way to choose a set of every size: the recovery lost, on other pairs, against the best set
+                there, as the "mean" over the sizes 1 to n - 1 and the "worst" of them. A set is chosen by the largest
+                scores, one head at a time ("greedy"), or as the best of all sets ("exhaustive")
+    shapley     of each estimator and budget: the number of "sets" that it takes and its root mean square "error" over
+                the heads, the mean of `repeats` draws
+    """
+    n, worth, held_out = len(chosen_on.heads), chosen_on.mean_recovery, measured_on.mean_recovery
+    truth = shapley(worth)
+    scores = {name: recovery(change, chosen_on.gap) for name, (change, _) in found.items()} | {"shapley": truth}
+    chosen = {name: top_sets(score) for name, score in scores.items()} | {
+        "greedy": greedy_sets(worth.__getitem__, n),
+        "exhaustive": best_of_each_size(worth),
+    }
+    return {
+        "predicted": {name: _errors(additive(score) - worth) for name, score in scores.items()},
+        "chosen": {
+            name: {"mean": float(lost[1:-1].mean()), "worst": float(lost.max())}
+            for name, lost in ((name, regret(held_out, masks)) for name, masks in chosen.items())
+        },
+        "shapley": _sampled_shapley(worth, truth, budgets, repeats, np.random.default_rng(seed)),
+    }
+
+
+def _errors(error: np.ndarray) -> dict[str, float]:
+    return {"error": float(np.sqrt((error**2).mean())), "worst": float(np.abs(error).max())}
+
+
+def _sampled_shapley(
+    worth: np.ndarray, truth: np.ndarray, budgets: Sequence[int], repeats: int, rng: np.random.Generator
+) -> Scores:
+    n = len(truth)
+    result: Scores = {"permutations": {}, "kernel_shap": {}}
+    for budget in budgets:
+        orders, halves = max(1, budget // (n - 1)), max(1, budget // 2)
+        estimates = {
+            "permutations": (
+                orders * (n - 1) + 2,
+                [permutation_shapley(worth.__getitem__, n, orders, rng) for _ in range(repeats)],
+            ),
+            "kernel_shap": (2 * halves + 2, [kernel_shap(worth.__getitem__, n, budget, rng) for _ in range(repeats)]),
+        }
+        for name, (sets, values) in estimates.items():
+            error = np.sqrt(((np.array(values) - truth) ** 2).mean(1)).mean()
+            result[name][str(budget)] = {"sets": sets, "error": float(error)}
+    return result
