@@ -40,19 +40,19 @@ def imported(folder: str) -> set[str]:
                 modules.add(node.module)
     top = {module.partition(".")[0] for module in modules} - OWN - set(sys.stdlib_module_names)
     of = packages_distributions()
-    return {of[name][0].lower() if name in of else name for name in top}
+    return {of[name][0].lower() if name in of else name.replace("_", "-") for name in top}
 
 
 RUNTIME = names(PROJECT["dependencies"])
-DEVELOPMENT, LANGUAGE = (
+DEVELOPMENT, LANGUAGE, PEERS = (
     names(PROJECT["optional-dependencies"][extra]) - {PROJECT["name"]}  # which takes one extra into another
-    for extra in ("dev", "language")
+    for extra in ("dev", "language", "peers")
 )
 
 
 @pytest.mark.parametrize(
     ("folder", "declared"),
-    [("pilot", RUNTIME | LANGUAGE), ("stages", RUNTIME), ("tests", RUNTIME | DEVELOPMENT | LANGUAGE)],
+    [("pilot", RUNTIME | LANGUAGE), ("stages", RUNTIME), ("tests", RUNTIME | DEVELOPMENT | LANGUAGE | PEERS)],
 )
 def test_what_is_imported_is_declared(folder, declared):
     assert imported(folder) - declared == set()
@@ -66,4 +66,4 @@ def test_what_is_declared_is_used():
 
 def test_every_declared_package_has_the_version_that_it_is_tested_with():
     pinned = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()}
-    assert (RUNTIME | DEVELOPMENT | LANGUAGE) - pinned == set()
+    assert (RUNTIME | DEVELOPMENT | LANGUAGE | PEERS) - pinned == set()
