@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from support.project import ROOT, imported_files
 
 from pilot.experiments import language
+from pilot.language.tasks import TASKS
 from stages import counterfactual, train
 
 STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -46,6 +47,11 @@ def test_training_depends_on_what_it_trains_with_and_nothing_else():
 def test_language_sweeps_resume_only_with_the_code_that_they_depend_on():
     folders = [dep for dep in LANGUAGE_STAGES["counterfactual"]["deps"] if dep.startswith("../pilot/")]
     assert list(language.CODE) == [dep.removeprefix("../").removesuffix(".py").replace("/", ".") for dep in folders]
+
+
+def test_tasks_of_the_language_pipeline_are_known_or_files_of_pairs():
+    tasks = YAML(typ="safe").load(ROOT / "language" / "params.yaml")["tasks"]
+    assert {task for task in tasks if not (ROOT / "language" / "pairs" / f"{task}.jsonl").exists()} == set(TASKS)
 
 
 @pytest.mark.parametrize("stage", [train, counterfactual])
