@@ -10,6 +10,7 @@ import json
 import re
 from typing import Any
 
+import pytest
 from support.docs import PAGES, section_of
 from support.project import ROOT
 
@@ -20,26 +21,25 @@ def _metrics(name: str) -> Any:
     return json.loads((ROOT / "metrics" / f"{name}.json").read_text())
 
 
-COUNTERFACTUAL, SELECTION, SEEDS = _metrics("counterfactual"), _metrics("selection"), _metrics("seeds")
+COUNTERFACTUAL, SELECTION = _metrics("counterfactual"), _metrics("selection")
 REPAIR = _metrics("patching")["repair"]["top_k"]
 DENOISING = {edit: COUNTERFACTUAL["effects"][edit]["denoising"] for edit in EDITS}
 SHAPLEY = {head: estimate["value"] for head, estimate in COUNTERFACTUAL["shapley"]["denoising"].items()}
 LARGEST = max(SHAPLEY, key=SHAPLEY.__getitem__)
 SELECTED = [head for head, row in SELECTION["heads"].items() if row["selected"]]
-OTHER_SEEDS = list(SEEDS.values())[1:]
 PLANTED = _metrics("planted")
 WORDS = ("sufficient", "necessary", "redundant")
 
 
-def _sets_of_four() -> dict[str, dict[str, Any]]:
-    """The best, ablation's first and the average four heads, clean into corrupt."""
-    with (ROOT / "metrics/best_sets.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["direction"], row["size"]) == ("denoising", "4")]
+def _sets(size: int, folder: str = "") -> dict[str, dict[str, Any]]:
+    """Sets of so many heads by the way they were chosen, clean into corrupt."""
+    with (ROOT / "metrics" / folder / "best_sets.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if (row["direction"], row["size"]) == ("denoising", str(size))]
     numbers = ("value", "low", "high")
     return {row["set"]: row | {name: float(row[name]) for name in numbers if row[name]} for row in rows}
 
 
-FOUR = _sets_of_four()
+FOUR = _sets(4)
 
 
 def _percent(share: float, digits: int = 0) -> str:
@@ -68,21 +68,53 @@ def _words_of_planted_heads() -> tuple[int, int]:
     return sum(int(count["right"]) for count in counts), sum(int(count["earned"]) for count in counts)
 
 
-def _sentences() -> list[str]:
+def _task_row(task: str, title: str) -> str:
+    """Of the table of tasks: the pairs, the two heads of largest effect alone, and the best sets of two and four."""
+    folder = f"language/{task}"
+    measured = _metrics(f"{folder}/counterfactual")
+    (edit,) = measured["effects"]
+    alone = {head: measured["effects"][edit]["denoising"][head]["recovery"] for head in measured["verdict"]}
+    leading = sorted(alone, key=lambda head: -alone[head]["value"])[:2]
+    best = [_sets(size, folder)["best"] for size in (2, 4)]
+    cells = [
+        title,
+        str(measured["pairs"][edit]["confirm"]["usable"]),
+        ", ".join(f"{head} {_interval(alone[head])}" for head in leading),
+        *(f"{row['heads']} {_interval(row)}" for row in best),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _language_sentences() -> list[str]:
+    measured = _metrics("language/ioi/counterfactual")
+    alone = {head: row["recovery"] for head, row in measured["effects"]["giver"]["denoising"].items()}
+    two, four = _sets(2, "language/ioi"), _sets(4, "language/ioi")
+    return [
+        f"on {measured['pairs']['giver']['confirm']['usable']} held-out pairs",
+        f"necessary too: L23H3 recovers {_interval(alone['L23H3'])}, L20H0 {_interval(alone['L20H0'])} and L29H1 "
+        f"{_interval(alone['L29H1'])}.",
+        f"together recover {_interval(two['best'])}, where their effects alone add up to "
+        f"{_percent(two['sum']['value'])}.",
+        f"L24H4 recovers {_interval(alone['L24H4'])} alone",
+        f"recover {_interval(four['best'])}; the four heads of largest effect alone recover "
+        f"{_interval(four['single'])}.",
+        _task_row("ioi", "who gives (IOI)"),
+        _task_row("greater-than", "greater-than"),
+        _task_row("agreement", "agreement with an attractor"),
+    ]
+
+
+def _arithmetic_sentences() -> list[str]:
     accuracy = _metrics("train")["test"]
     layers = [sum(value for head, value in SHAPLEY.items() if head.startswith(f"L{layer}H")) for layer in range(4)]
     recovery = {edit: DENOISING[edit]["top_k"]["recovery"] for edit in EDITS}
     regroup = DENOISING["regroup"]
     turned = {name: _percent(row["flip_rate"]["value"]) for name, row in regroup.items()}
-    wrong = {name: _percent(row["wrong_donor"]["value"]) for name, row in regroup.items() if "wrong_donor" in row}
     false = {word: _interval(_false_positives(word), 1) for word in WORDS}
     right, earned = _words_of_planted_heads()
-    other_seeds = {
-        name: " and ".join(_percent(seed[f"recovery_of_4.{name}"]) for seed in OTHER_SEEDS)
-        for name in ("best", "ablation")
-    }
+    predicted = _metrics("attribution")["sets"]["denoising"]["predicted"]
     return [
-        f"results on {COUNTERFACTUAL['pairs']['regroup']['confirm']['usable']} held-out pairs",
+        f"Results on {COUNTERFACTUAL['pairs']['regroup']['confirm']['usable']} held-out pairs",
         f"The most important head, {LARGEST}, has a Shapley value of "
         f"{_interval(COUNTERFACTUAL['shapley']['denoising'][LARGEST])}",
         f"The four layers contribute {', '.join(map(_percent, layers[:-1]))} and {_percent(layers[-1])}.",
@@ -91,59 +123,65 @@ def _sentences() -> list[str]:
         f"({', '.join(SELECTED)}) recover {_interval(recovery['regroup'])} and turn {turned['top_k']} of the answers",
         f"They recover {_percent(recovery['operator']['value'])} where the pairs differ in an operator instead, and "
         f"{_percent(recovery['operand']['value'])} where they differ in an operand.",
-        f"their best four heads recover {other_seeds['best']}, ablation's first four {other_seeds['ablation']}.",
         f"repair {_interval(REPAIR['right_to_wrong']['fixed'], 1)} of the wrong answers; from other wrongly answered "
         f"ones, the control, they repair {_interval(REPAIR['wrong_to_wrong']['fixed'], 1)}.",
         f"In {PLANTED['nulls']} circuits without such a head, one is called sufficient in {false['sufficient']}, "
         f"necessary in {false['necessary']} and redundant in {false['redundant']} of them. With {PAIRS} pairs {right} "
         f"of {earned} words that planted heads earn are given.",
-        f"| the 3 selected heads | {_interval(regroup['top_k']['recovery'])} | {wrong['top_k']} | {turned['top_k']} |",
-        f"| the 3 heads ranked last | {_interval(regroup['bottom_k']['recovery'])} | {wrong['bottom_k']} | "
-        f"{turned['bottom_k']} |",
-        f"| 3 heads at random | {_interval(regroup['random_k']['recovery'])} | | {turned['random_k']} |",
-        f"| all 16 heads | {_percent(regroup['all_heads']['recovery']['value'])} | {wrong['all_heads']} | "
-        f"{turned['all_heads']} |",
+        f"misses a set's recovery by {predicted['atp_recipient']['error']:.2f} (root mean square over all sets), five "
+        f"steps of integrated gradients by {predicted['ig_inputs_5']['error']:.2f}.",
         f"{_percent(accuracy['flat']['exact_match'], 2)} of unseen flat expressions and "
         f"{_percent(accuracy['paren']['exact_match'], 2)} of unseen parenthesised ones",
     ]
 
 
-def _section() -> str:
-    return " ".join(section_of("README.md", "What one run found").split())
-
-
-def test_its_numbers_are_those_of_metrics():
-    missing = [sentence for sentence in _sentences() if sentence not in _section()]
-    assert not missing, "README.md should say:\n" + "\n".join(missing)
-
-
-def test_it_quotes_no_other_number():
-    rest = _section()
-    for sentence in _sentences():
-        rest = rest.replace(sentence, "")
-    fixed = (
+LANGUAGE, ARITHMETIC = "What a language model shows", "What a transformer trained on arithmetic shows"
+FIXED = {  # numbers that no run changes
+    LANGUAGE: (
+        "SmolLM2-135M-Instruct (30 layers of 9 heads, 4-bit weights)",
         "0 % if it does nothing",
         "100 % if it does everything",
         "95 % intervals",
-        "from 0: L0H3 is head 3 of layer 0",
-        "of layer 0",
-    )
-    for words in fixed:
+        "from 0: L23H3 is head 3 of layer 23",
+    ),
+    ARITHMETIC: ("of layer 0",),
+}
+SECTIONS = ((LANGUAGE, _language_sentences), (ARITHMETIC, _arithmetic_sentences))
+
+
+def _section(title: str) -> str:
+    return " ".join(section_of("README.md", title).split())
+
+
+@pytest.mark.parametrize(("title", "sentences"), SECTIONS)
+def test_its_numbers_are_those_of_metrics(title, sentences):
+    missing = [sentence for sentence in sentences() if sentence not in _section(title)]
+    assert not missing, "README.md should say:\n" + "\n".join(missing)
+
+
+@pytest.mark.parametrize(("title", "sentences"), SECTIONS)
+def test_it_quotes_no_other_number(title, sentences):
+    rest = _section(title)
+    for words in (*sentences(), *FIXED[title]):
         rest = rest.replace(words, "")
-    assert re.findall(r"\S*\d\S*", rest) == []
+    assert re.findall(r"\S*\d\S*", re.sub(r"L\d+H\d+", "", rest)) == []
 
 
-def test_what_its_words_claim_holds():
+def test_what_it_claims_of_the_language_model_holds():
+    verdict = _metrics("language/ioi/counterfactual")["verdict"]
+    assert {head for head in verdict if verdict[head]["sufficient"]} == {"L23H3", "L20H0", "L29H1"}
+    assert {head for head in verdict if verdict[head]["necessary"]} == {"L23H3", "L20H0", "L29H1", "L17H4"}
+    assert _sets(2, "language/ioi")["best"]["heads"] == "L20H0+L23H3"
+    assert "L24H4" in _sets(4, "language/ioi")["best"]["heads"]
+
+
+def test_what_it_claims_of_the_arithmetic_model_holds():
     verdict = COUNTERFACTUAL["verdict"]
     assert [head for head in verdict if verdict[head]["sufficient"]] == []
     assert [head for head in verdict if verdict[head]["necessary"]] == [LARGEST]
     assert FOUR["best"]["heads"] == "L0H0+L0H1+L0H2+L0H3"
     assert FOUR["best"]["low"] > FOUR["ablation"]["high"]
     assert len(SELECTED) == 3
-    assert len(OTHER_SEEDS) == 2
-    assert all(seed["recovery_of_4.best"] > seed["recovery_of_4.ablation"] for seed in OTHER_SEEDS)
-    assert sum(seed["heads.sufficient"] > 0 for seed in OTHER_SEEDS) == 1
-    assert max(seed["heads.sufficient"] for seed in OTHER_SEEDS) == 1
     assert REPAIR["right_to_wrong"]["fixed"]["low"] < REPAIR["wrong_to_wrong"]["fixed"]["high"]
 
 

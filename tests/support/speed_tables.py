@@ -101,10 +101,13 @@ def _wrapped(block: str) -> str:
 
 def _short(results: Numbers) -> str:
     # In the order of support.sweep_rows.ROWS.
-    small, _, _, positions, sets, *_ = (row["loop_over_fused"]["median"] for row in results["sweeps"].values())
+    small, _, _, positions, sets, heads, players = (
+        row["loop_over_fused"]["median"] for row in results["sweeps"].values()
+    )
     return (
-        f"It is {small:.0f} times as fast as a plain loop with hooks on a small sweep, {positions:.0f} times on all "
-        f"heads and positions, {sets:.0f} times on all sets."
+        f"Against a plain loop with hooks it is {heads:.0f} times as fast on all heads of SmolLM2, {players:.0f} times "
+        f"on all sets of 12; on the arithmetic model {small:.1f} times on a small sweep, {positions:.0f} on all heads "
+        f"and positions, {sets:.0f} on all sets."
     )
 
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import resource
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -173,5 +175,8 @@ def peak_memory(row: Row) -> int:
     """Bytes that this process has had in memory at most, once it has run a row; for a process of its own."""
     model = model_of(row.model)
     by_engine(SweepEngine(model), row.interventions(model), pairs_of(row.model, row.pairs))
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux, whose ru_maxrss begins with what the parent had
+        return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status.read_text())[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
