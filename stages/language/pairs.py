@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m stages.language.pairs", description=__doc__)
     parser.add_config()
     parser.add_argument("--model", type=Path, required=True, help="such as ../runs/language/model")
-    parser.add_argument("--task", required=True, help="ioi, greater_than, agreement, or a file TASK.jsonl of pairs-dir")
+    parser.add_argument("--task", required=True, help="ioi, greater-than, agreement, or a file TASK.jsonl of pairs-dir")
     parser.add_argument("--pairs-dir", type=Path, default=Path("pairs"), help="your own (default: %(default)s)")
     parser.add_argument(
         "--output", type=Path, required=True, help="the pairs, such as ../runs/language/ioi/pairs.jsonl"
