@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import pytest
+import yaml
 from support.docs import PAGES, section_of
 from support.project import ROOT
 
@@ -85,12 +86,18 @@ def _task_row(task: str, title: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _pairs(counts: dict[str, Any], folder: str) -> str:
+    usable = counts["confirm"]["usable"]
+    params = yaml.safe_load((ROOT / folder / "params.yaml").read_text())["counterfactual"]
+    return f"Results on {usable} held-out pairs, sets of heads on {min(usable, params['exhaustive_pairs'])} of them,"
+
+
 def _language_sentences() -> list[str]:
     measured = _metrics("language/ioi/counterfactual")
     alone = {head: row["recovery"] for head, row in measured["effects"]["giver"]["denoising"].items()}
     two, four = _sets(2, "language/ioi"), _sets(4, "language/ioi")
     return [
-        f"on {measured['pairs']['giver']['confirm']['usable']} held-out pairs",
+        _pairs(measured["pairs"]["giver"], "language"),
         f"necessary too: L23H3 recovers {_interval(alone['L23H3'])}, L20H0 {_interval(alone['L20H0'])} and L29H1 "
         f"{_interval(alone['L29H1'])}.",
         f"together recover {_interval(two['best'])}, where their effects alone add up to "
@@ -114,7 +121,7 @@ def _arithmetic_sentences() -> list[str]:
     right, earned = _words_of_planted_heads()
     predicted = _metrics("attribution")["sets"]["denoising"]["predicted"]
     return [
-        f"Results on {COUNTERFACTUAL['pairs']['regroup']['confirm']['usable']} held-out pairs",
+        _pairs(COUNTERFACTUAL["pairs"]["regroup"], ""),
         f"The most important head, {LARGEST}, has a Shapley value of "
         f"{_interval(COUNTERFACTUAL['shapley']['denoising'][LARGEST])}",
         f"The four layers contribute {', '.join(map(_percent, layers[:-1]))} and {_percent(layers[-1])}.",
