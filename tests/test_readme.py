@@ -192,5 +192,13 @@ def test_what_it_claims_of_the_arithmetic_model_holds():
     assert REPAIR["right_to_wrong"]["fixed"]["low"] < REPAIR["wrong_to_wrong"]["fixed"]["high"]
 
 
+def test_it_compares_with_peers_as_measured():
+    peers = _metrics("peers")
+    heads, sets = (peers[sweep]["speedup_over_the_better"] for sweep in ("all_heads", "every_set"))
+    words = f"{heads:.0f} times as fast as the faster one for all heads and {sets:.0f} times for all sets"
+    assert words in " ".join(PAGES["README.md"].split())
+    assert max(peers["largest_difference_of_recovery"].values()) < 1e-4
+
+
 def test_it_stays_short():
     assert len(PAGES["README.md"].splitlines()) <= 120
