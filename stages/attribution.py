@@ -12,7 +12,6 @@ from tqdm import tqdm
 from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.arithmetic.pairs import read_pairs
 from pilot.arithmetic.prompts import token_pairs
-from pilot.experiments.attribution.agreement import recovery
 from pilot.experiments.attribution.blindness import CIRCUITS, sight, total_sight
 from pilot.experiments.attribution.comparison import (
     EXACT,
@@ -25,6 +24,7 @@ from pilot.experiments.attribution.methods import Attribution
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.pairs import UsablePairs, usable_pairs
 from pilot.experiments.params import AttributionParams, CounterfactualParams, SweepParams
+from pilot.experiments.statistics import ratio_of_means
 from pilot.experiments.subsets import SubsetEffects, measure_subsets
 from pilot.inputs.pairs import DIRECTIONS, SPLITS
 from pilot.interventions import single_heads
@@ -85,9 +85,9 @@ def _experiments(engine: SweepEngine, usable: UsablePairs, edit: str, split: str
 
 def _rows(edit: str, experiment: PairExperiment, found: Mapping[str, Attribution]) -> Iterable[dict[str, Any]]:
     """Recovery of every head by every method, and its difference from the exact one."""
-    truth = recovery(found[EXACT].change, experiment.gap)
+    truth = ratio_of_means(found[EXACT].change, experiment.gap)
     for method, (change, cost) in found.items():
-        values = recovery(change, experiment.gap)
+        values = ratio_of_means(change, experiment.gap)
         for (head,), value, exact in zip(single_heads(experiment.engine.model), values, truth, strict=True):
             yield {
                 "edit": edit,

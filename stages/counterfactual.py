@@ -18,17 +18,14 @@ from pilot.arithmetic.prompts import position_labels, token_pairs
 from pilot.experiments.counterfactual import Counterfactual, Stability
 from pilot.experiments.pairs import usable_pairs
 from pilot.experiments.params import CounterfactualParams, SweepParams
+from pilot.experiments.parts import shared_engine, sweep_shards
 from pilot.experiments.selection import pipeline_targets, read_selection
 from pilot.experiments.subsets import best_sets
 from pilot.experiments.verdicts import stability
 from pilot.models.checkpoint import load_model
-from pilot.ops.toolchain import sources
 from pilot.runtime import distributed
 from pilot.runtime.cli import Parser, command, resolve_device
-from pilot.runtime.resume import arithmetic_of, fingerprint
 from pilot.runtime.schema import load_section
-from pilot.runtime.shards import Shards
-from pilot.sweep import SweepEngine
 
 # What the sweep over all sets of heads runs.
 CODE = (
@@ -69,13 +66,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def _analyse(args: Namespace, params: CounterfactualParams, impl: str, device: torch.device) -> None:
     model = load_model(args.checkpoint, device)
-    engine = SweepEngine(model, distributed.from_main(lambda: SweepEngine(model, impl).impl))  # builds operators once
+    engine = shared_engine(model, impl)
     ranked, k = read_selection(args.selection, model.config)
     pairs = token_pairs(read_pairs(args.pairs, model.config.context))
     usable = distributed.from_main(lambda: usable_pairs(engine, pairs, params.min_logit_gap))
-    files = [Path(__file__), args.checkpoint, *(sources() if engine.impl == "fused" else ())]
-    facts = {"arithmetic": arithmetic_of(device), "rows": engine.rows}
-    shards = Shards(args.state_dir, fingerprint(facts, files, CODE))
+    shards = sweep_shards(args.state_dir, engine, device, [Path(__file__), args.checkpoint], CODE)
     experiment = Counterfactual(
         engine=engine,
         usable=usable,

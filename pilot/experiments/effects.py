@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pilot.errors import PilotError
 from pilot.experiments.donors import Donor, SelfDonor, TokenDonor, wrong_donor
+from pilot.experiments.statistics import ratio_of_means
 from pilot.inputs.pairs import ROLES, TokenPair
 from pilot.inputs.prompts import Batch, batches_by_length, gives_answer
 from pilot.interventions import Intervention
@@ -190,7 +191,7 @@ class PairExperiment:
 
     def recovery(self, interventions: Sequence[Intervention]) -> np.ndarray:
         """Of each intervention, over all pairs: (n,)."""
-        return np.asarray(self.changes(interventions).sum(1, dtype=np.float64) / self.gap.sum())
+        return ratio_of_means(self.changes(interventions), self.gap)
 
     @property
     def _answers_are_read(self) -> bool:

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from pilot.experiments.counterfactual import Counterfactual, Results, Stability
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.memory import check_memory
 from pilot.experiments.params import CounterfactualParams
+from pilot.experiments.parts import sweep_shards
 from pilot.experiments.players import PlayersParams, choose_players
 from pilot.experiments.subsets import best_sets_and_sums
 from pilot.experiments.text_pairs import LOGITS_PER_PAIR, AnsweredPairs, token_labels
 from pilot.inputs.pairs import DIRECTIONS
 from pilot.interventions import Intervention, single_heads
 from pilot.models.sizes import ModelSizes
-from pilot.ops.toolchain import sources
 from pilot.runtime import distributed
-from pilot.runtime.resume import arithmetic_of, fingerprint
 from pilot.runtime.shards import Shards
 from pilot.sweep import SweepEngine
 
@@ -46,23 +44,14 @@ CODE = (
 )
 
 
-def shared_engine(model: nn.Module, impl: str) -> SweepEngine:
-    """The engine of every process of the group; the main one builds the operators."""
-    if distributed.world_size() == 1:
-        return SweepEngine(model, impl)
-    return SweepEngine(model, distributed.from_main(lambda: SweepEngine(model, impl).impl))
-
-
-def sweep_shards(folder: Path, engine: SweepEngine, device: torch.device, weights: Path) -> Shards:
+def model_shards(folder: Path, engine: SweepEngine, device: torch.device, weights: Path) -> Shards:
     """The state that killed sweeps of a model resume from.
 
     folder    the processes of one group share it, and no other run
     weights   the file or folder that the model was loaded from
     """
     files = sorted(weights.glob("*")) if weights.is_dir() else [weights]
-    files = [path for path in files if path.is_file()] + list(sources() if engine.impl == "fused" else ())
-    facts = {"arithmetic": arithmetic_of(device), "rows": engine.rows}
-    return Shards(folder, fingerprint(facts, files, CODE))
+    return sweep_shards(folder, engine, device, [path for path in files if path.is_file()], CODE)
 
 
 def select_players(

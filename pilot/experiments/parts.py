@@ -1,15 +1,42 @@
-"""Measuring pairs part by part: processes share the parts, and a killed run resumes after the last one."""
+"""Measuring pairs part by part: processes share engine and parts, and a killed run resumes after the last part."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from pilot.experiments.effects import PairExperiment
+from pilot.ops.toolchain import sources
+from pilot.runtime import distributed
+from pilot.runtime.resume import arithmetic_of, fingerprint
 from pilot.runtime.shards import Shards
+from pilot.sweep import SweepEngine
+
+
+def shared_engine(model: nn.Module, impl: str) -> SweepEngine:
+    """The engine of every process of the group; the main one builds the operators."""
+    if distributed.world_size() == 1:
+        return SweepEngine(model, impl)
+    return SweepEngine(model, distributed.from_main(lambda: SweepEngine(model, impl).impl))
+
+
+def sweep_shards(
+    folder: Path, engine: SweepEngine, device: torch.device, files: Sequence[Path], code: Sequence[str]
+) -> Shards:
+    """The state that killed sweeps resume from, by all that decides their bits.
+
+    folder   the processes of one group share it, and no other run
+    files    that the sweeps depend on, such as the checkpoint
+    code     packages and modules that they run
+    """
+    operators = sources() if engine.impl == "fused" else ()
+    facts = {"arithmetic": arithmetic_of(device), "rows": engine.rows}
+    return Shards(folder, fingerprint(facts, [*files, *operators], code))
 
 
 def measured_in_parts(

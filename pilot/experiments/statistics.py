@@ -87,6 +87,11 @@ def bootstrap_difference(
     return Estimate(float(np.mean(a) - np.mean(b)), *_percentiles(resampled, level))
 
 
+def ratio_of_means(change: np.ndarray, gap: np.ndarray) -> np.ndarray:
+    """The recovery of each intervention over all pairs: change (n, P), gap (P,) -> (n,)."""
+    return np.asarray(change.sum(1, dtype=np.float64) / gap.sum())
+
+
 def bootstrap_ratio(
     numerator: np.ndarray,
     denominator: np.ndarray | float,

@@ -21,7 +21,7 @@ from pilot.errors import PilotError
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.parts import in_parts, measured_in_parts
 from pilot.experiments.shapley import best_of_each_size, shapley, shapley_interactions
-from pilot.experiments.statistics import Estimates, bootstrap_ratio
+from pilot.experiments.statistics import Estimates, bootstrap_ratio, ratio_of_means
 from pilot.interventions import Intervention, head_subsets
 from pilot.runtime.shards import Shards
 
@@ -66,7 +66,7 @@ class SubsetEffects:
     @cached_property
     def mean_recovery(self) -> np.ndarray:
         """Of each set: (2**n,)."""
-        return np.asarray(self.change.sum(1, dtype=np.float64) / self.gap.sum())
+        return ratio_of_means(self.change, self.gap)
 
 
 def measure_subsets(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pilot.experiments.language import counterfactual, shared_engine, sweep_shards
+from pilot.experiments.language import counterfactual, model_shards
 from pilot.experiments.params import CounterfactualParams, SweepParams
+from pilot.experiments.parts import shared_engine
 from pilot.experiments.players import read_players
 from pilot.experiments.text_pairs import read_answered
 from pilot.language.load import load_language_model, load_tokenizer
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         answered = read_answered(args.pairs, args.metrics_dir / "pairs.json", model, tokenizer)
         players, stability = read_players(args.metrics_dir / "selection.json", model)
         engine = shared_engine(model, impl)
-        shards = sweep_shards(args.state_dir, engine, device, args.model)
+        shards = model_shards(args.state_dir, engine, device, args.model)
         results = counterfactual(engine, tokenizer, answered, players, stability, params, shards)
         if results is not None:
             results.write(args.metrics_dir)

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from pilot.experiments.language import counterfactual, select_players, shared_engine, sweep_shards
+from pilot.experiments.language import counterfactual, model_shards, select_players
 from pilot.experiments.params import CounterfactualParams
+from pilot.experiments.parts import shared_engine
 from pilot.experiments.players import PlayersParams, ranked
 from pilot.experiments.subsets import MOST_HEADS
 from pilot.experiments.text_examples import TextExamplesParams, text_examples
@@ -89,7 +90,7 @@ def _run(args: Namespace, device: torch.device) -> None:
     answered = distributed.from_main(lambda: answered_pairs(model, tokenizer, pairs, args.min_logit_gap))
     print(rates(answered), flush=True)
     engine = shared_engine(model, args.impl)
-    shards = sweep_shards(args.output_dir / ".state" / "sweeps", engine, device, args.model)
+    shards = model_shards(args.output_dir / ".state" / "sweeps", engine, device, args.model)
     own_selection = select_players(engine, answered, players_params, shards)
     selection = distributed.from_main(lambda: own_selection)
     assert selection is not None

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from pilot.experiments.language import select_players, shared_engine, sweep_shards
+from pilot.experiments.language import model_shards, select_players
 from pilot.experiments.params import SweepParams
+from pilot.experiments.parts import shared_engine
 from pilot.experiments.players import PlayersParams
 from pilot.experiments.text_pairs import read_answered
 from pilot.inputs.pairs import DIRECTIONS
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         model, tokenizer = load_language_model(args.model, device), load_tokenizer(args.model)
         answered = read_answered(args.pairs, args.numbers, model, tokenizer)
         engine = shared_engine(model, impl)
-        shards = sweep_shards(args.state_dir, engine, device, args.model)
+        shards = model_shards(args.state_dir, engine, device, args.model)
         selection = select_players(engine, answered, params, shards)
         if selection is not None:
             write_json(args.output, selection)

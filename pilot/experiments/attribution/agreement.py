@@ -42,11 +42,6 @@ def agreement(
     }
 
 
-def recovery(change: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """Of each head over all pairs: change (n, P), gap (P,) -> (n,)."""
-    return np.asarray(change.sum(1, dtype=np.float64) / gap.sum())
-
-
 def _scores(found: np.ndarray, exact: np.ndarray, top_k: int, min_effect: float) -> dict[str, np.ndarray]:
     """Of recoveries (n, 1 + R): (1 + R,) each."""
     error, large = found - exact, np.abs(exact) > min_effect

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pilot.experiments.attribution.agreement import recovery
 from pilot.experiments.attribution.comparison import EXACT, attributions
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.planted.circuits import Circuit, draw_pairs, random_circuit
 from pilot.experiments.planted.kinds import KINDS, N_CHANNELS, Channel
 from pilot.experiments.planted.scores import SIZES
 from pilot.experiments.planted.weights import plant
+from pilot.experiments.statistics import ratio_of_means
 from pilot.inputs.pairs import DIRECTIONS
 from pilot.models.transformer import Block, PilotTransformer
 from pilot.sweep import SweepEngine
@@ -68,7 +68,8 @@ def sight(
     for direction in DIRECTIONS:
         experiment = PairExperiment(engine, pairs, direction)
         recoveries = {
-            name: recovery(change, experiment.gap) for name, (change, _) in attributions(experiment, steps).items()
+            name: ratio_of_means(change, experiment.gap)
+            for name, (change, _) in attributions(experiment, steps).items()
         }
         result[direction] = {name: Sight.of(value, recoveries[EXACT], min_effect) for name, value in recoveries.items()}
     return result

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pilot.experiments.attribution.agreement import agreement, recovery
+from pilot.experiments.attribution.agreement import agreement
 from pilot.experiments.attribution.methods import Attribution, Method, attribution_methods, exact
 from pilot.experiments.attribution.sets import (
     additive,
@@ -22,6 +22,7 @@ from pilot.experiments.attribution.sets import (
 )
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.shapley import best_of_each_size, shapley
+from pilot.experiments.statistics import ratio_of_means
 from pilot.experiments.subsets import SubsetEffects
 
 EXACT = "exact"
@@ -68,7 +69,7 @@ def compare_sets(
     """
     n, worth, held_out = len(chosen_on.heads), chosen_on.mean_recovery, measured_on.mean_recovery
     truth = shapley(worth)
-    scores = {name: recovery(change, chosen_on.gap) for name, (change, _) in found.items()} | {"shapley": truth}
+    scores = {name: ratio_of_means(change, chosen_on.gap) for name, (change, _) in found.items()} | {"shapley": truth}
     chosen = {name: top_sets(score) for name, score in scores.items()} | {
         "greedy": greedy_sets(worth.__getitem__, n),
         "exhaustive": best_of_each_size(worth),

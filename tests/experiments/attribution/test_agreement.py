@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pilot.experiments.attribution.agreement import agreement, recovery
+from pilot.experiments.attribution.agreement import agreement
+from pilot.experiments.statistics import ratio_of_means
 
 GAP = np.array([2.0, 4.0, 2.0])
 
@@ -51,4 +52,4 @@ def test_intervals_are_over_the_pairs():
 
 
 def test_recovery_is_a_ratio_of_means():
-    assert recovery(np.array([[1.0, 2.0, 3.0]]), GAP) == pytest.approx([6 / 8])
+    assert ratio_of_means(np.array([[1.0, 2.0, 3.0]]), GAP) == pytest.approx([6 / 8])
