@@ -29,12 +29,22 @@ def _timings() -> dict:
             2.0,
             seconds={"eager": [4.0, 4.0, 4.0], "loop": [20.0, 30.0, 20.0]},
             interventions=9,
+            pairs=4,
             batch=64,
             flop=2e11,
             gemm_rate=2e11,
-            operators=["product"],
+            operators={"product": 0.25},
         )
-        for name in ("pilot, a", "pilot, b", "pilot, c", "pilot, d", "pilot, e", "Llama, heads", "Llama, sets of 12")
+        for name in (
+            "pilot, a",
+            "pilot, b",
+            "pilot, c",
+            "pilot, d",
+            "pilot, e",
+            "Llama, heads",
+            "Llama, sets of 12",
+            "Llama, sets of 16",
+        )
     ]
     facts = {"instruction_set": "avx2", "threads": 2, "gemm_rate": 1e11, "copy_bandwidth": 3e10}
     operators = [
@@ -42,7 +52,8 @@ def _timings() -> dict:
         for table, more in (("patched_attention", {}), ("branched_mlp", {"product_seconds": 1e-5}))
         for impl, seconds in (("fused", 2e-5), ("eager", 3e-3), ("sdpa", 4e-3))
     ]
-    others = [_bench("memory", "", 1.0, row="pilot, e, 4 pairs", peak=5e8), _bench("planning", "", 0.5, flop=1e12)]
+    others = [_bench("memory", "", 1.0, row="pilot, e, 4 pairs", peak=5e8), _bench("planning", "", 0.5)]
+    others.append(_bench("language_attention", "4 rows", 2.0, seconds={"sdpa": [1.0, 2.0, 4.0]}))
     return {"machine_info": {"cpu": {"brand_raw": "A CPU"}}, "benchmarks": [*sweeps, *operators, *others]}
 
 
@@ -52,12 +63,14 @@ def test_timings_become_medians_and_the_ratios_of_each_turn():
     assert row["fused"] == {"median": 2.0, "low": 2.0, "high": 4.0}
     assert row["loop_over_fused"] == {"median": 10.0, "low": 5.0, "high": 15.0}
     assert row["fraction_of_gemm_rate"] == 0.5
-    assert results["planning"]["fraction_of_sweep_of_one_pair"] == 0.05  # 0.5 s beside 1000 GFLOP at 100 GFLOP/s
+    assert results["planning"]["fraction_of_sweep_of_one_pair"] == 1.0  # 0.5 s beside a sweep of four pairs in 2 s
     text = pages(results)
     assert (
         "| pilot, a, 4 pairs | 2.00 s | 4.00 s | 20.0 s | 10.0 [5.0, 15.0] | 2.0 [1.0, 2.0] | 100 | 50% | 3 |"
         in (text["docs/sweep.md"])
     )
+    assert "| pilot, a, 4 pairs | 25% | 75% |" in text["docs/sweep.md"]
+    assert "takes +0.0% for 4 rows (2.00 s against 2.00 s)" in " ".join(text["docs/sweep.md"].split())
     assert "| 4x2 | 20.0 µs | 3.00 ms | 10.0 µs | 150.0 |" in text["docs/operators.md"]
     assert "10 times on all sets of 12; on the arithmetic model 10.0 times on a small sweep" in " ".join(
         text["README.md"].split()

@@ -30,10 +30,10 @@ from support.sweep_rows import (
     model_of,
     pairs_of,
     peak_memory,
+    sets_of_16,
 )
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import ProfilerActivity, profile, record_function
 
-from pilot.interventions import HeadPatch, head_subsets
 from pilot.sweep import SweepEngine
 from pilot.sweep.lowering import lower
 from pilot.sweep.plan import Planner
@@ -42,6 +42,7 @@ if reason := no_compiler():
     pytest.skip(reason, allow_module_level=True)
 
 BATCHES = {"pilot": (64, 128, 512), "llama": (8, 16, 32)}  # of which the loop runs with the best
+PROFILED = {"pilot": 16, "llama": 1}  # pairs
 
 
 @cache
@@ -84,10 +85,11 @@ def test_sweep(benchmark, best_time, row):
         shrink=SHRINK,
         seconds=seconds,
         interventions=len(interventions),
+        pairs=len(pairs),
         batch=batch,
         flop=_flop(row, pairs, interventions),
         gemm_rate=_gemm_rate(best_time, fused, row),
-        operators=_operators(lambda: by_engine(fused, sample, few[:1])),
+        operators=_operators(lambda: by_engine(fused, interventions[:4096], pairs[: PROFILED[row.model]])),
         threads=torch.get_num_threads(),
     )
 
@@ -105,13 +107,13 @@ def test_planning(benchmark):
     """All 65,536 sets of 16 heads of 30 layers, which the sweep of one pair takes many times as long to compute."""
     if not benchmark.enabled:
         pytest.skip("takes long")
-    subsets, reads = head_subsets([HeadPatch(14 + i, i % 9) for i in range(16)]), (LLAMA_SEQ - 1,)
+    subsets, reads = sets_of_16(model_of("llama")), (LLAMA_SEQ - 1,)
 
     def plan():
         return Planner(subsets, 30).plan(LLAMA_SEQ - LLAMA_LIVE, reads)
 
-    planned = benchmark.pedantic(plan, rounds=5)
-    benchmark.extra_info.update(table="planning", flop=count_work(planned, lower(model_of("llama")), 1, 2).flops)
+    benchmark.pedantic(plan, rounds=5)
+    benchmark.extra_info.update(table="planning")
 
 
 def _seconds(function, *arguments) -> float:
@@ -142,9 +144,18 @@ def _gemm_rate(best_time, engine: SweepEngine, row: Row) -> float:
     return 2 * engine.rows * m * d / best_time(lambda: torch.mm(hidden, matrix, out=out), 0.5)
 
 
-def _operators(run) -> list[str]:
-    """The operators of this project that `run`, in this thread, calls."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        run()
-    names = {event.key for event in profiled.key_averages()}
-    return sorted(name.removeprefix("pilot::") for name in names if name.startswith("pilot::"))
+def _operators(run) -> dict[str, float]:
+    """The share of the time of `run`, on one core, that each operator of this project takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with profile(activities=[ProfilerActivity.CPU]) as profiled, record_function("whole"):
+            run()
+    finally:
+        torch.set_num_threads(threads)
+    seconds = {event.key: event.cpu_time_total for event in profiled.key_averages()}
+    return {
+        name.removeprefix("pilot::"): taken / seconds["whole"]
+        for name, taken in seconds.items()
+        if name.startswith("pilot::")
+    }

@@ -25,9 +25,8 @@ def results_of(timings: dict[str, Any]) -> Numbers:
     sweeps = {bench["group"]: _sweep(bench) for bench in by_table["sweeps"]}
     facts = by_table["patched_attention"][0]["extra_info"]
     machine = f"{timings['machine_info']['cpu']['brand_raw']} with {facts['instruction_set'].upper()}"
-    llama_rate = next(row["gflop"] / row["fused"]["median"] for name, row in sweeps.items() if "sets of 12" in name)
-    (memory,), (planning,) = by_table["memory"], by_table["planning"]
-    plan_seconds, plan_gflop = planning["stats"]["median"], planning["extra_info"]["flop"] / 1e9
+    (memory,), (planning,), language = by_table["memory"], by_table["planning"], by_table["language_attention"]
+    plan_seconds, planned = planning["stats"]["median"], next(row for name, row in sweeps.items() if "of 16" in name)
     return {
         "machine": {
             machine: {
@@ -40,33 +39,37 @@ def results_of(timings: dict[str, Any]) -> Numbers:
         "memory": {memory["extra_info"]["row"]: {"peak_gb": memory["extra_info"]["peak"] / 1e9}},
         "planning": {
             "seconds": plan_seconds,
-            "gflop_of_one_pair": plan_gflop,
-            "fraction_of_sweep_of_one_pair": plan_seconds * llama_rate / plan_gflop,
+            "fraction_of_sweep_of_one_pair": plan_seconds * planned["pairs"] / planned["fused"]["median"],
         },
+        "language_attention": {bench["group"]: _turns(bench, "sdpa") for bench in language},
         "patched_attention": _operator(by_table["patched_attention"]),
         "branched_mlp": _operator(by_table["branched_mlp"]),
     }
 
 
 def _sweep(bench: dict[str, Any]) -> Numbers:
-    info, fused = bench["extra_info"], bench["stats"]["data"]
-    of_gemm = info["flop"] / statistics.median(fused) / info["gemm_rate"]
-    ratios = {
-        f"{name}_over_fused": _spread([other / own for other, own in zip(info["seconds"][name], fused, strict=True)])
-        for name in ("eager", "loop")
-    }
+    info, turns = bench["extra_info"], _turns(bench, "eager", "loop")
+    of_gemm = info["flop"] / turns["fused"]["median"] / info["gemm_rate"]
     return {
         "interventions": info["interventions"],
-        "runs": len(fused),
-        "fused": _spread(fused),
-        "eager": _spread(info["seconds"]["eager"]),
-        "loop": _spread(info["seconds"]["loop"]) | {"batch": info["batch"]},
-        **ratios,
+        "pairs": info["pairs"],
+        **turns,
+        "batch_of_loop": info["batch"],
         "gflop": info["flop"] / 1e9,
         "gemm_gflop_per_s": info["gemm_rate"] / 1e9,
         "fraction_of_gemm_rate": of_gemm,
-        "operators": dict.fromkeys(info["operators"], 1),
+        "operators": info["operators"],
     }
+
+
+def _turns(bench: dict[str, Any], *others: str) -> Numbers:
+    """Seconds of each, timed in turn, and what each of the others takes over this project's, turn by turn."""
+    own, seconds = bench["stats"]["data"], bench["extra_info"]["seconds"]
+    ratios = {
+        f"{name}_over_fused": _spread([other / mine for other, mine in zip(seconds[name], own, strict=True)])
+        for name in others
+    }
+    return {"runs": len(own), "fused": _spread(own), **{name: _spread(seconds[name]) for name in others}, **ratios}
 
 
 def _spread(values: list[float]) -> Numbers:
@@ -101,7 +104,7 @@ def _wrapped(block: str) -> str:
 
 def _short(results: Numbers) -> str:
     # In the order of support.sweep_rows.ROWS.
-    small, _, _, positions, sets, heads, players = (
+    small, _, _, positions, sets, heads, players, _ = (
         row["loop_over_fused"]["median"] for row in results["sweeps"].values()
     )
     return (
@@ -124,9 +127,15 @@ The loop is what one writes without this project: the model's own forward on bat
 intervention at a time, and a hook that puts the donor's saved z in place. Fused, eager and loop run in turn; times are
 medians, brackets hold the lowest and the highest ratio of a turn. Where eager or the loop would take minutes, a part of
 the sweep is timed and scaled up (`tests/support/sweep_rows.py`). GFLOP/s count matrix products and attention; the GEMM
-rate is PyTorch's on the second product of the MLP. {_which_operators(results)}
+rate is PyTorch's on the second product of the MLP.
+
+What the operators take of the time of a fused sweep on one core; the rest is PyTorch's and Python's:
+
+{_where_the_time_goes(results)}
 
 {_memory(results)} {_planning(results)}
+
+{_language_attention(results)}
 """
 
 
@@ -168,12 +177,14 @@ def _sweeps(results: Numbers) -> str:
     return _table(header, *rows)
 
 
-def _which_operators(results: Numbers) -> str:
-    ran: dict[str, set[str]] = {}
-    for name, row in results["sweeps"].items():
-        ran.setdefault(name.split(",")[0], set()).update(row["operators"])
-    said = [f"{model}: {', '.join(f'`{name}`' for name in sorted(names))}" for model, names in ran.items()]
-    return "Operators that run in the fused rows: " + "; ".join(said) + "."
+def _where_the_time_goes(results: Numbers) -> str:
+    rows = {name: row["operators"] for name, row in results["sweeps"].items()}
+    operators = sorted({operator for shares in rows.values() for operator in shares})
+    lines = [
+        [name, *(f"{shares.get(o, 0):.0%}" for o in operators), f"{1 - sum(shares.values()):.0%}"]
+        for name, shares in rows.items()
+    ]
+    return _table(["sweep", *(f"`{operator}`" for operator in operators), "rest"], *lines)
 
 
 def _memory(results: Numbers) -> str:
@@ -184,8 +195,22 @@ def _memory(results: Numbers) -> str:
 def _planning(results: Numbers) -> str:
     planning = results["planning"]
     return (
-        f"All 65,536 sets of 16 heads in the upper 16 of 30 layers are planned in {_time(planning['seconds'])}, "
+        f"The 65,536 sets of 16 heads of the Llama are planned in {_time(planning['seconds'])}, "
         f"{planning['fraction_of_sweep_of_one_pair']:.1%} of the time of their sweep on a single pair."
+    )
+
+
+def _language_attention(results: Numbers) -> str:
+    rows = results["language_attention"]
+    said = [
+        f"{1 / row['sdpa_over_fused']['median'] - 1:+.1%} for {name} "
+        f"({_time(row['fused']['median'])} against {_time(row['sdpa']['median'])})"
+        for name, row in rows.items()
+    ]
+    runs = " and ".join({str(row["runs"]) for row in rows.values()})
+    return (
+        'A forward of the Llama with `attn_implementation="pilot"` and nothing patched, over one with "sdpa", takes '
+        f"{', '.join(said)}; medians of {runs} turns."
     )
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pilot.interventions import Intervention, head_subsets, single_heads, single_positions
+from pilot.interventions import HeadPatch, Intervention, head_subsets, single_heads, single_positions
 from pilot.models.hooks import head_outputs, output_projections
 from pilot.models.sizes import ModelSizes
 from pilot.models.transformer import ModelConfig, PilotTransformer
@@ -71,6 +71,11 @@ def _upper_sets(model: nn.Module) -> Sequence[Intervention]:
     return head_subsets([single_heads(model)[layer * 9 + layer % 9][0] for layer in layers])
 
 
+def sets_of_16(_: nn.Module) -> Sequence[Intervention]:
+    """All sets of 16 heads, one in each of the layers 14 to 29."""
+    return head_subsets([HeadPatch(14 + i, i % 9) for i in range(16)])
+
+
 ROWS = [
     Row.of("pilot, 16 single heads", "pilot", single_heads, 16),
     Row.of("pilot, 16 single heads", "pilot", single_heads, 512),
@@ -79,6 +84,7 @@ ROWS = [
     Row.of("pilot, 65,536 sets of heads", "pilot", _all_sets, 256, eager_pairs=64, loop_share=4096, runs=3),
     Row.of("Llama, 270 single heads", "llama", single_heads, 32, eager_pairs=8, loop_share=90, runs=3),
     Row.of("Llama, 4,096 sets of 12 heads", "llama", _upper_sets, 8, eager_pairs=4, loop_share=256),
+    Row.of("Llama, 65,536 sets of 16 heads", "llama", sets_of_16, 2, loop_share=4096, runs=3),
 ]
 LARGEST = ROWS[4]
 
