@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from pilot.experiments.shapley import best_of_each_size
+
 Value = Callable[[np.ndarray], np.ndarray]
 
 
 def additive(scores: np.ndarray) -> np.ndarray:
-    """The worth of every set if the heads' scores (n,) just add up: (2**n,)."""
-    worth = np.zeros(1)
+    """The worth of every set if the heads' scores just add up: (n, ...) -> (2**n, ...)."""
+    worth = np.zeros((1, *scores.shape[1:]))
     for score in scores:
         worth = np.concatenate([worth, worth + score])
     return worth
@@ -74,8 +76,11 @@ def kernel_shap(value: Value, n: int, budget: int, rng: np.random.Generator) -> 
 
 
 def regret(worth: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """How much less each set is worth than the best one of its size: worth (2**n,) of all sets, masks (M,) -> (M,)."""
-    sizes = np.bitwise_count(np.arange(len(worth)))
-    best = np.full(int(sizes.max()) + 1, -np.inf)
-    np.maximum.at(best, sizes, worth)
-    return np.asarray(best[np.bitwise_count(masks)] - worth[masks])
+    """How much less each set is worth than the best one of its size.
+
+    worth (2**n, ...) of all sets, masks (M,) -> (M, ...). Where there are further axes, such as pairs, the best set is
+    that of largest mean over them.
+    """
+    total = worth.reshape(len(worth), -1).sum(1, dtype=np.float64)
+    best = best_of_each_size(total)[np.bitwise_count(masks)]
+    return np.asarray(worth[best] - worth[masks])
