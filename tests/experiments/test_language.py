@@ -40,7 +40,7 @@ RULE = CounterfactualParams(
     exhaustive=True,
     exhaustive_pairs=4,
 )
-CHOICE = PlayersParams(seed=0, resamples=200, players=3)
+CHOICE = PlayersParams(method="exact", min_recovery=0.05, miss_rate=0.05, seed=0, resamples=200, players=3)
 
 
 @pytest.fixture(scope="module")

@@ -75,3 +75,8 @@ def test_shapley_estimates_add_up_and_cost_what_they_say(estimate, effort, sets)
 def test_regret_is_against_the_best_of_the_same_size():
     worth = np.array([0, 1, 3, 2.0])
     assert regret(worth, np.arange(4)).tolist() == [0, 2, 0, 0]
+
+
+def test_with_pairs_the_best_set_is_that_of_all_of_them():
+    worth = np.array([[0, 0], [1, 0], [0, 3], [2, 2.0]])
+    assert regret(worth, np.array([1, 2])).tolist() == [[-1, 3], [0, 0]]
