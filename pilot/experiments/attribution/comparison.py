@@ -115,13 +115,16 @@ def _sampled_shapley(
     n = len(truth)
     result: Scores = {"permutations": {}, "kernel_shap": {}}
     for budget in budgets:
-        orders, halves = max(1, budget // (n - 1)), max(1, budget // 2)
+        orders = max(1, budget // (n - 1))
         estimates = {
             "permutations": (
                 orders * (n - 1) + 2,
                 [permutation_shapley(worth.__getitem__, n, orders, rng) for _ in range(repeats)],
             ),
-            "kernel_shap": (2 * halves + 2, [kernel_shap(worth.__getitem__, n, budget, rng) for _ in range(repeats)]),
+            "kernel_shap": (
+                min(2 * max(1, budget // 2) + 2, 2**n),
+                [kernel_shap(worth.__getitem__, n, budget, rng) for _ in range(repeats)],
+            ),
         }
         for name, (sets, values) in estimates.items():
             error = np.sqrt(((np.array(values) - truth) ** 2).mean(1)).mean()
