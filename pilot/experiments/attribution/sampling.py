@@ -13,13 +13,13 @@ from pilot.errors import PilotError
 
 
 def sampling_rounds(n_pairs: int, pairs_per_round: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """The numbers of all pairs in random order, in rounds of `pairs_per_round` or a few more.
+    """The numbers of all pairs in random order, in rounds of `pairs_per_round`; the last one may be smaller.
 
     Raises PilotError for a round of fewer than 2 pairs.
     """
     if pairs_per_round < 2:
         raise PilotError(f"a round of {pairs_per_round} pair has no spread: take 2 pairs or more")
-    return np.array_split(rng.permutation(n_pairs), max(1, n_pairs // pairs_per_round))
+    return np.split(rng.permutation(n_pairs), range(pairs_per_round, n_pairs, pairs_per_round))
 
 
 def half_width(variance: np.ndarray, sampled: int, n_pairs: int, tail: float) -> np.ndarray:

@@ -122,6 +122,13 @@ def test_heads_that_cannot_be_told_from_the_threshold_are_patched_on_every_pair(
     assert found.patched == changes.size
 
 
+def test_the_last_round_takes_what_is_left():
+    changes = np.random.default_rng(0).normal(size=(4, 31)) * 0.001
+    changes[0] += 1
+    found = verified(changes, np.zeros_like(changes))
+    assert found.patched == 4 * 16 + 15
+
+
 def test_fewer_pairs_than_a_round_are_all_patched():
     changes = np.array([[0.2, 0.1], [0.0, 0.01]])
     found = verified(changes, np.zeros_like(changes))
