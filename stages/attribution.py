@@ -109,7 +109,7 @@ def _sets(engine: SweepEngine, usable: UsablePairs, params: AttributionParams) -
         print(f"{select.direction}: all {2 ** len(heads)} sets of heads on {len(select)} pairs", flush=True)
         subsets = [cast(SubsetEffects, measure_subsets(experiment, heads)) for experiment in (select, confirm)]
         result[select.direction] = compare_sets(
-            attributions(select, params.steps), *subsets, params.budgets, params.repeats, params.seed
+            attributions(select, params.steps), *subsets, params.budgets, params.repeats, params.resamples, params.seed
         )
     return result
 

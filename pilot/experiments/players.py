@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
 
 from pilot.errors import PilotError
-from pilot.experiments.effects import PairExperiment
-from pilot.experiments.parts import in_parts, measured_in_parts
+from pilot.experiments.single_effects import Experiments, Parts, SingleEffects, exact_effects, verified_effects
 from pilot.experiments.statistics import bootstrap_ratio, selection_frequency
 from pilot.experiments.subsets import MOST_HEADS
 from pilot.interventions import Intervention, check_heads, parse_heads, single_heads
@@ -26,20 +23,23 @@ Stability = dict[str, dict[str, float]]
 
 
 class PlayersParams(Section):
-    """Section `select` of a language pipeline."""
+    """Section `select` of a language pipeline; min_recovery and miss_rate are of the method attribution+verify."""
 
+    method: Literal["exact", "attribution+verify"]
+    min_recovery: Annotated[float, Field(gt=0, lt=1)]
+    miss_rate: Annotated[float, Field(gt=0, lt=1)]
     seed: Seed
     resamples: Resamples
     players: Annotated[int, Field(ge=1, le=MOST_HEADS)]
 
 
 def choose_players(
-    experiments: Mapping[str, PairExperiment], params: PlayersParams, shards: Shards | None, pairs_per_part: int
+    experiments: Experiments, params: PlayersParams, shards: Shards | None, pairs_per_part: int
 ) -> dict[str, Any] | None:
     """What is written as selection.json; None in all processes but the main one.
 
-        {"recovery": {direction: {head: {"value", "low", "high"}}}, "player": {head: rank},
-         "stability": {direction: {head: share}}}
+        {"method": "exact" or "attribution+verify", "recovery": {direction: {head: {"value", "low", "high"}}},
+         "player": {head: rank}, "stability": {direction: {head: share}}}
 
     experiments      on the select pairs, by direction
     pairs_per_part   how many of them are computed at a time
@@ -48,41 +48,41 @@ def choose_players(
     from 1, and among equals the first head comes first. A head that works against the answer may be one of them.
     stability is how often a head is among as many of largest magnitude when the pairs are drawn anew. Raises PilotError
     for more players than heads.
+
+    With attribution+verify only heads that recover more than params.min_recovery in a direction are patched on all
+    pairs. These alone have a recovery and a stability, and can be players, who may thus be fewer than params.players.
+    "search" is added, as SingleEffects has it.
     """
     heads = single_heads(next(iter(experiments.values())).engine.model)
     if params.players > len(heads):
         raise PilotError(f"{params.players} players are too many: the model has {len(heads)} heads")
+    effects = _single_effects(experiments, params, Parts(shards, pairs_per_part))
+    if effects is None:
+        return None
+    n_players = min(params.players, len(effects.heads))
     rng = np.random.default_rng(params.seed)
     recovery: dict[str, dict[str, Any]] = {}
     stability: Stability = {}
-    magnitude = np.zeros(len(heads))
-    for direction, experiment in experiments.items():
-        change = _changes(experiment, heads, shards, pairs_per_part)
-        if change is None:
-            continue
-        estimates = bootstrap_ratio(change, experiment.gap, params.resamples, rng)
+    magnitude = np.zeros(len(effects.heads))
+    for direction, change in effects.change.items():
+        estimates = bootstrap_ratio(change, experiments[direction].gap, params.resamples, rng)
         sign = np.sign(estimates.value)[:, None]
-        frequency = selection_frequency(sign * change, params.players, params.resamples, rng)
-        recovery[direction] = {head.name: asdict(estimates[i]) for i, (head,) in enumerate(heads)}
-        stability[direction] = {head.name: float(share) for (head,), share in zip(heads, frequency, strict=True)}
+        frequency = selection_frequency(sign * change, n_players, params.resamples, rng)
+        recovery[direction] = {head.name: asdict(estimates[i]) for i, (head,) in enumerate(effects.heads)}
+        stability[direction] = {
+            head.name: float(share) for (head,), share in zip(effects.heads, frequency, strict=True)
+        }
         magnitude += np.abs(estimates.value)
-    if not recovery:
-        return None
-    order = np.argsort(-magnitude, kind="stable")[: params.players]
-    player = {heads[i][0].name: rank for rank, i in enumerate(order.tolist(), start=1)}
-    return {"recovery": recovery, "player": player, "stability": stability}
+    order = np.argsort(-magnitude, kind="stable")[:n_players]
+    player = {effects.heads[i][0].name: rank for rank, i in enumerate(order.tolist(), start=1)}
+    selection = {"method": params.method, "recovery": recovery, "player": player, "stability": stability}
+    return selection if effects.search is None else selection | {"search": effects.search}
 
 
-def _changes(
-    experiment: PairExperiment, heads: list[Intervention], shards: Shards | None, pairs_per_part: int
-) -> np.ndarray | None:
-    def measure(pairs: list[int]) -> dict[str, Tensor]:
-        return {"change": torch.from_numpy(experiment.take(np.array(pairs)).changes(heads))}
-
-    print(f"{experiment.direction}: {len(heads)} heads alone on {len(experiment)} select pairs", flush=True)
-    parts = in_parts(range(len(experiment)), pairs_per_part)
-    measured = measured_in_parts(experiment, parts, measure, shards, {"alone": heads})
-    return None if measured is None else measured["change"]
+def _single_effects(experiments: Experiments, params: PlayersParams, parts: Parts) -> SingleEffects | None:
+    if params.method == "exact":
+        return exact_effects(experiments, parts)
+    return verified_effects(experiments, params.min_recovery, params.miss_rate, params.seed, parts)
 
 
 def ranked(selection: Mapping[str, Any]) -> Intervention:

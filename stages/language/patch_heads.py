@@ -56,6 +56,15 @@ def main(argv: list[str] | None = None) -> None:
 
     add("--per-split", int, 32, "with --task: pairs to choose heads on, and as many to judge them on")
     add("--players", int, 12, f"heads whose sets are all patched, 1 to {MOST_HEADS}; each one more doubles the time")
+    parser.add_argument(
+        "--method",
+        choices=["exact", "attribution+verify"],
+        default="exact",
+        help="how the players are found: every head is patched on every pair, or, for models with many heads, only "
+        "those that gradients and patching on a sample of the pairs do not show to be small (default: %(default)s)",
+    )
+    add("--min-recovery", float, 0.05, "attribution+verify finds the heads that recover more than this share")
+    add("--miss-rate", float, 0.05, "probability that attribution+verify misses one of them")
     add("--set-pairs", int, 16, "pairs of each split that sets, and heads position by position, are patched on")
     add("--min-logit-gap", float, 1.0, "how far apart the logit differences of a pair's two runs are at least")
     add("--min-effect", float, 0.1, "a sufficient or necessary head recovers more than this share")
@@ -123,7 +132,13 @@ def _params(args: Namespace, n_heads: int) -> tuple[PlayersParams, Counterfactua
     """Raises PilotError that names the option for a value out of range."""
     resamples = max(20000, 1 + int(2 * (n_heads + 1) / LEVEL)) if args.resamples is None else args.resamples
     shared = {"seed": args.seed, "resamples": resamples}
-    players = validated("patch-heads", {**shared, "players": args.players}, PlayersParams)
+    choice = {
+        "players": args.players,
+        "method": args.method,
+        "min_recovery": args.min_recovery,
+        "miss_rate": args.miss_rate,
+    }
+    players = validated("patch-heads", {**shared, **choice}, PlayersParams)
     return players, validated(
         "patch-heads",
         {

@@ -1,5 +1,7 @@
 """Stage `select`: every head alone, patched both ways on select pairs; the heads of largest effect are the players.
 
+With select.method attribution+verify only heads that may have a large effect are patched on all pairs.
+
 Processes share the work (PILOT_PROCESSES, or torchrun), and a run that was killed resumes when the same command is
 given again.
 """

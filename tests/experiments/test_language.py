@@ -25,6 +25,7 @@ from pilot.language.load import load_language_model
 from pilot.language.pairs import write_text_pairs
 from pilot.models import head_outputs, replaced
 from pilot.runtime.files import write_json
+from pilot.runtime.schema import load_section
 from pilot.runtime.shards import Shards
 from pilot.sweep import SweepEngine
 
@@ -40,7 +41,7 @@ RULE = CounterfactualParams(
     exhaustive=True,
     exhaustive_pairs=4,
 )
-CHOICE = PlayersParams(seed=0, resamples=200, players=3)
+CHOICE = PlayersParams(method="exact", min_recovery=0.05, miss_rate=0.05, seed=0, resamples=200, players=3)
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +164,20 @@ def test_players_are_the_heads_of_largest_magnitude(engine, answered, selection,
     players, stability = read_players(tmp_path / "ioi/selection.json", engine.model)
     assert players == ranked(selection)
     assert stability.keys() == set(DIRECTIONS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("method", "verify", r"params.yaml: select.method: must be 'exact' or 'attribution\+verify', not 'verify'"),
+        ("min_recovery", 0.0, "params.yaml: select.min_recovery: must be greater than 0, not 0.0"),
+        ("miss_rate", 1.0, "params.yaml: select.miss_rate: must be less than 1, not 1.0"),
+    ],
+)
+def test_ways_to_choose_players_that_make_no_sense_are_refused(key, value, message, tmp_path):
+    write_json(tmp_path / "params.yaml", {"select": CHOICE.model_dump() | {key: value}})
+    with pytest.raises(PilotError, match=message):
+        load_section(tmp_path / "params.yaml", "select", PlayersParams)
 
 
 def test_too_many_players_are_refused(engine, answered):

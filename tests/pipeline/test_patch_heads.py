@@ -104,6 +104,8 @@ def test_pairs_that_cannot_be_analysed_are_refused_in_one_line(workspace, capsys
     pairs("0 of the 6 .* logit difference gap of 500", *right, "--min-logit-gap", "500")
     pairs("9 players are too many: the model has 8 heads", *right, "--players", "9")
     pairs("players: must be less than or equal to 20, not 21", *right, "--players", "21")
+    pairs("miss_rate: must be less than 1, not 1.5", *right, "--miss-rate", "1.5")
+    pairs("no head recovers more than 0.99", *right, "--method", "attribution+verify", "--min-recovery", "0.99")
     pairs("20 resamples are too few|resamples: must be", *right, "--resamples", "20")
     assert not (workspace / "out/report.html").exists()
 
@@ -117,12 +119,13 @@ def test_help_says_every_default(capsys):
         assert re.search(rf"--{option} .*?\(default: ", shown), option
 
 
-def test_processes_share_the_work_and_write_the_same_bytes(workspace):
+@pytest.mark.parametrize("method", ["exact", "attribution+verify"])
+def test_processes_share_the_work_and_write_the_same_bytes(workspace, method):
     command = [sys.executable, "-m", "stages.language.patch_heads", "--model", "tiny", "--pairs", "pairs.jsonl"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     written = []
     for processes in ("1", "2"):
-        options = ["--output-dir", processes, "--device", "cpu", *OPTIONS]
+        options = ["--output-dir", processes, "--device", "cpu", "--method", method, *OPTIONS]
         done = subprocess.run(
             [*command, *options], env=environment | {"PILOT_PROCESSES": processes}, capture_output=True, text=True
         )
@@ -131,3 +134,5 @@ def test_processes_share_the_work_and_write_the_same_bytes(workspace):
         written.append({path.name: path.read_bytes() for path in files})
     assert len(written[0]) == 8
     assert written[0] == written[1]
+    assert json.loads(written[0]["selection.json"])["method"] == method
+    assert ("They were searched for" in (workspace / "2/report.html").read_text()) == (method != "exact")

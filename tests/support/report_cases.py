@@ -189,8 +189,10 @@ def _attribution() -> dict:
         return {"cost": cost, "error": estimate(error)} | {measure: estimate(0.5) for measure in others}
 
     heads = {name: scores(name, cost) for name, cost in METHODS.items()}
-    chosen = {name: {"mean": 0.1, "worst": 0.2} for name in (*METHODS, "shapley", "greedy", "exhaustive")}
-    predicted = {name: {"error": 0.3, "worst": 0.4} for name in (*METHODS, "shapley")}
+    chosen = {
+        name: {"mean": estimate(0.1), "worst": estimate(0.2)} for name in (*METHODS, "shapley", "greedy", "exhaustive")
+    }
+    predicted = {name: {"error": estimate(0.3), "worst": estimate(0.4)} for name in (*METHODS, "shapley")}
     budgets = {"16": {"sets": 17, "error": 0.2}, "64": {"sets": 65, "error": 0.1}}
     sets = {
         "predicted": predicted,

@@ -5,18 +5,20 @@ Shapes: n heads, P pairs, R resamples.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
 from pilot.experiments.statistics import Estimates
 
+EstimateRow = dict[str, float]  # {"value": ..., "low": ..., "high": ...}
+
 
 def agreement(
     found: np.ndarray, exact: np.ndarray, gap: np.ndarray, top_k: int, min_effect: float, resamples: int, seed: int
-) -> dict[str, Any]:
+) -> dict[str, EstimateRow]:
     """Scores of a method's LD changes against the exact ones, both (n, P), by recovery over all pairs.
 
     gap   (P,) LD donor - LD recipient
@@ -30,12 +32,19 @@ def agreement(
 
     Each has a 95 % percentile interval over bootstrap resamples of the pairs, in which both sides are measured anew.
     """
-    rng = np.random.default_rng(seed)
-    n_pairs = len(gap)
-    counts = rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=resamples).T  # (P, R)
-    counts = np.column_stack([np.ones(n_pairs), counts])  # the pairs as they are come first
+    counts = resampled_counts(len(gap), resamples, np.random.default_rng(seed))
     total = gap @ counts
-    scores = _scores(found @ counts / total, exact @ counts / total, top_k, min_effect)
+    return with_intervals(_scores(found @ counts / total, exact @ counts / total, top_k, min_effect))
+
+
+def resampled_counts(n_pairs: int, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """How often each pair is drawn: (P, 1 + R), the pairs as they are and then the resamples."""
+    counts = rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=resamples).T
+    return np.column_stack([np.ones(n_pairs), counts])
+
+
+def with_intervals(scores: Mapping[str, np.ndarray]) -> dict[str, EstimateRow]:
+    """Of scores measured on the columns of `resampled_counts`, (1 + R,) each: values and 95 % percentile intervals."""
     return {
         name: asdict(Estimates(values[0], *np.quantile(values[1:], [0.025, 0.975]))[()])
         for name, values in scores.items()

@@ -1,16 +1,17 @@
 """All approximations against exact patching, of single heads and of sets of heads.
 
-Shapes: n heads, P pairs.
+Shapes: n heads, P pairs, R resamples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from pilot.experiments.attribution.agreement import agreement
+from pilot.experiments.attribution.agreement import agreement, resampled_counts, with_intervals
 from pilot.experiments.attribution.methods import Attribution, Method, attribution_methods, exact
 from pilot.experiments.attribution.sets import (
     additive,
@@ -22,10 +23,12 @@ from pilot.experiments.attribution.sets import (
 )
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.shapley import best_of_each_size, shapley
-from pilot.experiments.statistics import ratio_of_means
+from pilot.experiments.statistics import bootstrap_ratio, ratio_of_means
 from pilot.experiments.subsets import SubsetEffects
 
 EXACT = "exact"
+MOST_AT_A_TIME = 2**22  # recoveries of resampled sets: 32 MiB
+
 Scores = dict[str, Any]
 
 
@@ -52,6 +55,7 @@ def compare_sets(
     measured_on: SubsetEffects,
     budgets: Sequence[int],
     repeats: int,
+    resamples: int,
     seed: int,
 ) -> Scores:
     """What scores of single heads, and some of the sets, say about all 2**n sets.
@@ -60,32 +64,49 @@ def compare_sets(
     measured_on   other pairs, by which chosen sets are judged
 
     predicted   of each score, summed over the members of a set: the root mean square "error" of the recovery over all
-                sets, and the "worst" error
+                sets, and the "worst" error, each with its interval as of `agreement`
     chosen      of each way to choose a set of every size: the recovery lost, on other pairs, against the best set
                 there, as the "mean" over the sizes 1 to n - 1 and the "worst" of them. A set is chosen by the largest
-                scores, one head at a time ("greedy"), or as the best of all sets ("exhaustive")
+                scores, one head at a time ("greedy"), or as the best of all sets ("exhaustive"). Intervals are over
+                those other pairs, for the sets as they were chosen and the best ones as they are
     shapley     of each estimator and budget: the number of "sets" that it takes and its root mean square "error" over
                 the heads, the mean of `repeats` draws
     """
-    n, worth, held_out = len(chosen_on.heads), chosen_on.mean_recovery, measured_on.mean_recovery
-    truth = shapley(worth)
-    scores = {name: ratio_of_means(change, chosen_on.gap) for name, (change, _) in found.items()} | {"shapley": truth}
-    chosen = {name: top_sets(score) for name, score in scores.items()} | {
+    n, worth = len(chosen_on.heads), chosen_on.mean_recovery
+    changes = {name: change for name, (change, _) in found.items()} | {"shapley": shapley(chosen_on.change)}
+    chosen = {name: top_sets(ratio_of_means(change, chosen_on.gap)) for name, change in changes.items()} | {
         "greedy": greedy_sets(worth.__getitem__, n),
         "exhaustive": best_of_each_size(worth),
     }
+    counts = resampled_counts(len(chosen_on.gap), resamples, np.random.default_rng(seed))
     return {
-        "predicted": {name: _errors(additive(score) - worth) for name, score in scores.items()},
-        "chosen": {
-            name: {"mean": float(lost[1:-1].mean()), "worst": float(lost.max())}
-            for name, lost in ((name, regret(held_out, masks)) for name, masks in chosen.items())
+        "predicted": {
+            name: _errors(additive(change) - chosen_on.change, chosen_on.gap, counts)
+            for name, change in changes.items()
         },
-        "shapley": _sampled_shapley(worth, truth, budgets, repeats, np.random.default_rng(seed)),
+        "chosen": {
+            name: _lost(regret(measured_on.change, masks), measured_on.gap, resamples, np.random.default_rng(seed))
+            for name, masks in chosen.items()
+        },
+        "shapley": _sampled_shapley(worth, shapley(worth), budgets, repeats, np.random.default_rng(seed)),
     }
 
 
-def _errors(error: np.ndarray) -> dict[str, float]:
-    return {"error": float(np.sqrt((error**2).mean())), "worst": float(np.abs(error).max())}
+def _errors(error: np.ndarray, gap: np.ndarray, counts: np.ndarray) -> Scores:
+    """error (2**n, P) of LD changes; counts (P, 1 + R) as of `resampled_counts`."""
+    scores: dict[str, list[np.ndarray]] = {"error": [], "worst": []}
+    for some in np.array_split(counts, np.ceil(counts.shape[1] * len(error) / MOST_AT_A_TIME), axis=1):
+        recovery = error @ some / (gap @ some)
+        scores["error"].append(np.sqrt((recovery**2).mean(0)))
+        scores["worst"].append(np.abs(recovery).max(0))
+    return with_intervals({name: np.concatenate(values) for name, values in scores.items()})
+
+
+def _lost(change: np.ndarray, gap: np.ndarray, resamples: int, rng: np.random.Generator) -> Scores:
+    """change (n + 1, P) between the best set of each size, from 0 on, and the chosen one."""
+    rows = {"mean": change[1:-1].mean(0), "worst": change[np.argmax(change.mean(1))]}
+    lost = bootstrap_ratio(np.stack(list(rows.values())), gap, resamples, rng)
+    return {name: asdict(lost[i]) for i, name in enumerate(rows)}
 
 
 def _sampled_shapley(
@@ -94,13 +115,16 @@ def _sampled_shapley(
     n = len(truth)
     result: Scores = {"permutations": {}, "kernel_shap": {}}
     for budget in budgets:
-        orders, halves = max(1, budget // (n - 1)), max(1, budget // 2)
+        orders = max(1, budget // (n - 1))
         estimates = {
             "permutations": (
                 orders * (n - 1) + 2,
                 [permutation_shapley(worth.__getitem__, n, orders, rng) for _ in range(repeats)],
             ),
-            "kernel_shap": (2 * halves + 2, [kernel_shap(worth.__getitem__, n, budget, rng) for _ in range(repeats)]),
+            "kernel_shap": (
+                min(2 * max(1, budget // 2) + 2, 2**n),
+                [kernel_shap(worth.__getitem__, n, budget, rng) for _ in range(repeats)],
+            ),
         }
         for name, (sets, values) in estimates.items():
             error = np.sqrt(((np.array(values) - truth) ** 2).mean(1)).mean()

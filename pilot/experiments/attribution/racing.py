@@ -13,11 +13,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from pilot.errors import PilotError
+from pilot.experiments.attribution.sampling import half_width, sampling_rounds
 
-Changes = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Changes = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (heads (a,), pairs (m,)) -> (a, m)
 
 
 class Race(NamedTuple):
@@ -41,9 +41,7 @@ def race(
     """
     if not 1 <= k <= n:
         raise PilotError(f"cannot choose {k} of {n} heads")
-    if pairs_per_round < 2:
-        raise PilotError(f"a round of {pairs_per_round} pair has no spread: take 2 pairs or more")
-    rounds = np.array_split(rng.permutation(n_pairs), max(1, n_pairs // pairs_per_round))
+    rounds = sampling_rounds(n_pairs, pairs_per_round, rng)
     tail = level / max(1, n * (n - 1) * (len(rounds) - 1))  # of n (n - 1) / 2 intervals a round, at either end
     racing, best, measured, patched = np.arange(n), np.empty(0, int), np.empty((n, 0)), 0
     for number, pairs in enumerate(rounds, start=1):
@@ -65,10 +63,7 @@ def race(
 
 def _better(measured: np.ndarray, n_pairs: int, tail: float) -> np.ndarray:
     """Whether one head is clearly better than another: (a, m) -> (a, a) bool, row over column."""
-    m = measured.shape[1]
-    quantile = stats.t.isf(tail, m - 1)
     covariance = np.cov(measured)
     variance = np.diag(covariance)[:, None] + np.diag(covariance) - 2 * covariance
-    error = np.sqrt(np.maximum(variance, 0) / m * (1 - m / n_pairs))
     mean = measured.mean(1)
-    return np.asarray(mean[:, None] - mean > quantile * error)
+    return np.asarray(mean[:, None] - mean > half_width(variance, measured.shape[1], n_pairs, tail))

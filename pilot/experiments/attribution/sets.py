@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import comb
+
+from pilot.experiments.shapley import best_of_each_size
 
 Value = Callable[[np.ndarray], np.ndarray]
 
 
 def additive(scores: np.ndarray) -> np.ndarray:
-    """The worth of every set if the heads' scores (n,) just add up: (2**n,)."""
-    worth = np.zeros(1)
+    """The worth of every set if the heads' scores just add up: (n, ...) -> (2**n, ...)."""
+    worth = np.zeros((1, *scores.shape[1:]))
     for score in scores:
         worth = np.concatenate([worth, worth + score])
     return worth
@@ -57,25 +60,51 @@ def permutation_shapley(value: Value, n: int, permutations: int, rng: np.random.
 def kernel_shap(value: Value, n: int, budget: int, rng: np.random.Generator) -> np.ndarray:
     """Shapley values (n,) by least squares on sets drawn by the Shapley kernel, each with its complement.
 
-    Asks for `budget` sets, and the empty and the whole set (Lundberg & Lee 2017, arXiv:1705.07874; complements as in
-    Covert & Lee 2021, arXiv:2012.01536). The values add up as in `permutation_shapley`; n is 2 or more.
+    Asks for `budget` sets, at most all of them, and for the empty and the whole set (Lundberg & Lee 2017,
+    arXiv:1705.07874; complements as in Covert & Lee 2021, arXiv:2012.01536). No set is drawn twice, so that the values
+    are exact where all are asked for. They add up as in `permutation_shapley`; n is 2 or more.
     """
-    sizes = np.arange(1, n)
-    weight = 1 / (sizes * (n - sizes))
-    drawn = rng.choice(sizes, size=max(1, budget // 2), p=weight / weight.sum())
-    member = rng.permuted(np.tile(np.arange(n), (len(drawn), 1)), axis=1) < drawn[:, None]
-    member = np.concatenate([member, ~member])
+    first, weight = _kernel_sample(n, max(1, budget // 2), rng)
     none, everybody = value(np.array([0, 2**n - 1]))
-    worth = value(member @ (1 << np.arange(n))) - none
-    last = member[:, -1].astype(float)  # its value is what the others leave of the total
+    worth = value(np.concatenate([first, 2**n - 1 - first])) - none
+    member = first[:, None] >> np.arange(n) & 1
+    member = np.concatenate([member, 1 - member]).astype(float)
+    last = member[:, -1]  # its value is what the others leave of the total
     others = member[:, :-1] - last[:, None]
-    found = np.linalg.lstsq(others, worth - last * (everybody - none), rcond=None)[0]
+    scale = np.sqrt(np.tile(weight, 2))
+    found = np.linalg.lstsq(scale[:, None] * others, scale * (worth - last * (everybody - none)), rcond=None)[0]
     return np.append(found, everybody - none - found.sum())
 
 
+def _kernel_sample(n: int, draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Sets without the last head, which stand for themselves and their complement, and their weights.
+
+    Each is drawn once at most, with a chance in proportion to its kernel, and surely where that is above 1 (systematic
+    sampling with unequal probabilities: Madow 1949, "On the theory of systematic sampling, II"); its weight is its
+    kernel divided by its chance.
+    """
+    masks = np.arange(1, 2 ** (n - 1))
+    size = np.bitwise_count(masks).astype(int)
+    kernel = 1 / (comb(n, size) * size * (n - size))
+    if draws >= len(masks):
+        return masks, kernel
+    sure, chance = np.zeros(len(masks), dtype=bool), draws * kernel / kernel.sum()
+    while (chance > 1).any():
+        sure |= chance > 1
+        chance = np.where(sure, 1.0, (draws - sure.sum()) * kernel / kernel[~sure].sum())
+    order = rng.permutation(len(masks))
+    reached = np.cumsum(chance[order])
+    reached[-1] = draws  # whatever the rounding
+    drawn = order[np.searchsorted(reached, rng.random() + np.arange(draws))]
+    return masks[drawn], kernel[drawn] / chance[drawn]
+
+
 def regret(worth: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """How much less each set is worth than the best one of its size: worth (2**n,) of all sets, masks (M,) -> (M,)."""
-    sizes = np.bitwise_count(np.arange(len(worth)))
-    best = np.full(int(sizes.max()) + 1, -np.inf)
-    np.maximum.at(best, sizes, worth)
-    return np.asarray(best[np.bitwise_count(masks)] - worth[masks])
+    """How much less each set is worth than the best one of its size.
+
+    worth (2**n, ...) of all sets, masks (M,) -> (M, ...). Where there are further axes, such as pairs, the best set is
+    that of largest mean over them.
+    """
+    total = worth.reshape(len(worth), -1).sum(1, dtype=np.float64)
+    best = best_of_each_size(total)[np.bitwise_count(masks)]
+    return np.asarray(worth[best] - worth[masks])

@@ -134,10 +134,11 @@ def _sets(scores: Entries) -> Finding:
     for direction, found in scores["sets"].items():
         for name, chosen in found["chosen"].items():
             predicted = found["predicted"].get(name)
-            errors = [f"{predicted[key]:.3f}" for key in ("error", "worst")] if predicted else ["", ""]
-            rows.append([direction, _called(name), *errors, f"{chosen['mean']:.3f}", f"{chosen['worst']:.3f}"])
+            errors = [f"{estimate(predicted[key]):.3f}" for key in ("error", "worst")] if predicted else ["", ""]
+            lost_by = [f"{estimate(chosen[key]):.3f}" for key in ("mean", "worst")]
+            rows.append([direction, _called(name), *errors, *lost_by])
         ways = ("exhaustive", "greedy", EXACT)
-        means = (f"{found['chosen'][way]['mean']:.3f} ({_called(way)})" for way in ways)
+        means = (f"{found['chosen'][way]['mean']['value']:.3f} ({_called(way)})" for way in ways)
         lost.append(f"by {direction} {listed(means)}")
     text = (
         "If a set recovered what its heads' scores add up to: the root mean square error over all sets, and the "

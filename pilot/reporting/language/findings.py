@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import accumulate
+from typing import Any
 
 from pilot.experiments.words import in_words
 from pilot.interventions import parse_heads
@@ -87,6 +88,8 @@ def players(results: TaskResults) -> Finding:
         f"The {len(results.players)} heads of largest effect on the select pairs, in that order, measured on the "
         "confirm pairs."
     )
+    if "search" in results.selection:
+        text += _search(results.selection["search"])
     if shares:
         text += (
             " A head's Shapley value is what it adds to the recovery, averaged over all orders in which the players "
@@ -95,6 +98,18 @@ def players(results: TaskResults) -> Finding:
             f"sum: {'; '.join(shares)}."
         )
     return Finding("players", title, text, Plot("bars", panels, "measure", "head", "recovery"))
+
+
+def _search(search: Mapping[str, Any]) -> str:
+    """How players were found without patching every head on every pair; what was only estimated is no recovery."""
+    estimated = max(map(len, search["estimated"].values()))
+    return (
+        f" They were searched for: {estimated} other heads were not patched on all select pairs, but approximated by "
+        "gradients and corrected by patching a sample of the pairs. That took "
+        f"{search['share']:.0%} of the forwards of patching every head. A head that recovers more than "
+        f"{search['min_recovery']:g} in either direction is missed with a probability of at most "
+        f"{search['miss_rate']:g}; a head that recovers less is no player."
+    )
 
 
 def _half(values: Mapping[str, Mark]) -> str:

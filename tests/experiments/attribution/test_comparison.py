@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from support.project import write_params
 
+from pilot.experiments.attribution import comparison
 from pilot.experiments.attribution.blindness import CIRCUITS
 from pilot.experiments.attribution.comparison import compare_heads, compare_sets
 from pilot.experiments.attribution.methods import Attribution, attribution_methods
-from pilot.experiments.attribution.sets import additive
+from pilot.experiments.attribution.sets import additive, regret, top_sets
 from pilot.experiments.subsets import SubsetEffects
 from pilot.interventions import HeadPatch
 from pilot.runtime.files import read_json
@@ -36,16 +37,18 @@ def compared(worth, held_out, singles, **options) -> dict:
     """Of sets whose effects are the same on every pair."""
     found = {"exact": Attribution(as_changes(singles), 6.0)}
     subsets = (SubsetEffects(HEADS, as_changes(values), GAP) for values in (worth, held_out))
-    return compare_sets(found, *subsets, **{"budgets": [8], "repeats": 20, "seed": 0} | options)
+    return compare_sets(found, *subsets, **{"budgets": [8], "repeats": 20, "resamples": 100, "seed": 0} | options)
 
 
 def test_where_effects_add_up_single_heads_say_all():
     scores = [0.4, 0.3, 0.2, 0.1]
     worth = additive(np.array(scores))
     result = compared(worth, worth, scores)
-    assert {key for key, value in result["predicted"].items() if value["worst"] < 1e-6} == {"exact", "shapley"}
+    assert {key for key, value in result["predicted"].items() if value["worst"]["value"] < 1e-6} == {"exact", "shapley"}
     assert set(result["chosen"]) == {"exact", "shapley", "greedy", "exhaustive"}
-    assert all(lost == pytest.approx({"mean": 0, "worst": 0}, abs=1e-6) for lost in result["chosen"].values())
+    for lost in result["chosen"].values():
+        for measure in ("mean", "worst"):
+            assert lost[measure] == pytest.approx({"value": 0, "low": 0, "high": 0}, abs=1e-6)
     assert result["shapley"]["permutations"]["8"] == {"sets": 2 * 3 + 2, "error": pytest.approx(0, abs=1e-6)}
 
 
@@ -53,9 +56,9 @@ def test_heads_that_only_work_together_are_missed_by_single_ones():
     worth = additive(np.array([0.0, 0.0, 0.1, 0.0]))
     worth[[mask for mask in range(16) if mask & 3 == 3]] += 0.8
     result = compared(worth, worth, [0, 0, 0.1, 0], budgets=[4, 256])
-    assert result["predicted"]["exact"]["worst"] == pytest.approx(0.8)
-    assert result["chosen"]["exact"]["worst"] == pytest.approx(0.7)
-    assert result["chosen"]["exhaustive"]["worst"] == pytest.approx(0)
+    assert result["predicted"]["exact"]["worst"]["value"] == pytest.approx(0.8)
+    assert result["chosen"]["exact"]["worst"]["value"] == pytest.approx(0.7)
+    assert result["chosen"]["exhaustive"]["worst"]["value"] == pytest.approx(0)
     for budgets in result["shapley"].values():
         assert budgets["256"]["error"] < budgets["4"]["error"] / 2
 
@@ -63,7 +66,33 @@ def test_heads_that_only_work_together_are_missed_by_single_ones():
 def test_exhaustive_choices_pay_for_what_only_held_on_their_own_pairs():
     rng = np.random.default_rng(0)
     result = compared(rng.random(16), rng.random(16), [0.1, 0.2, 0.3, 0.4])
-    assert result["chosen"]["exhaustive"]["mean"] > 0
+    assert result["chosen"]["exhaustive"]["mean"]["value"] > 0
+
+
+def test_intervals_of_sets_are_over_pairs(monkeypatch):
+    rng = np.random.default_rng(0)
+    gap = rng.uniform(1, 3, 24)
+    single = rng.normal(0.3, 0.3, (4, 24)) * gap
+    select, confirm = (
+        SubsetEffects(HEADS, (additive(single) + rng.normal(0.1, 0.2, (16, 24)) * gap).astype(np.float32), gap)
+        for _ in range(2)
+    )
+    found = {"exact": Attribution(single, 6.0)}
+    result = compare_sets(found, select, confirm, [8], repeats=2, resamples=400, seed=0)
+    for name, estimate in result["predicted"]["exact"].items():
+        assert estimate["low"] < estimate["value"] < estimate["high"], name
+    error = (additive(single) - select.change).sum(1) / gap.sum()
+    assert result["predicted"]["exact"]["error"]["value"] == pytest.approx(np.sqrt((error**2).mean()))
+    assert result["predicted"]["exact"]["worst"]["value"] == pytest.approx(np.abs(error).max())
+    for name, estimate in result["chosen"]["exact"].items():
+        assert estimate["low"] <= estimate["value"] <= estimate["high"], name
+    lost = regret(confirm.mean_recovery, top_sets(single.sum(1)))
+    assert result["chosen"]["exact"]["mean"]["value"] == pytest.approx(lost[1:-1].mean())
+    assert result["chosen"]["exact"]["worst"]["value"] == pytest.approx(lost.max())
+    monkeypatch.setattr(comparison, "MOST_AT_A_TIME", 100)
+    in_blocks = compare_sets(found, select, confirm, [8], repeats=2, resamples=400, seed=0)
+    for name, estimate in result["predicted"]["exact"].items():
+        assert in_blocks["predicted"]["exact"][name] == pytest.approx(estimate)
 
 
 def run(trained, folder, **changes) -> int:

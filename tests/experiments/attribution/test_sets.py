@@ -72,6 +72,26 @@ def test_shapley_estimates_add_up_and_cost_what_they_say(estimate, effort, sets)
     assert game.asked == sets
 
 
+def test_kernel_shap_draws_no_set_twice_and_is_exact_where_it_asks_for_all():
+    game = random_game()
+    truth = shapley(game.worth)
+
+    def error(budget: int) -> float:
+        found = [kernel_shap(game, N, budget, np.random.default_rng(seed)) for seed in range(50)]
+        return float(np.abs(found - truth).mean())
+
+    assert error(14) > error(30) > error(54) > error(2**N)
+    np.testing.assert_allclose(kernel_shap(game, N, 2**N, np.random.default_rng(0)), truth, atol=1e-12)
+    asked = []
+    kernel_shap(lambda masks: asked.extend(masks) or game(masks), N, 54, np.random.default_rng(0))
+    assert len(asked) == len(set(asked)) == 56
+
+
 def test_regret_is_against_the_best_of_the_same_size():
     worth = np.array([0, 1, 3, 2.0])
     assert regret(worth, np.arange(4)).tolist() == [0, 2, 0, 0]
+
+
+def test_with_pairs_the_best_set_is_that_of_all_of_them():
+    worth = np.array([[0, 0], [1, 0], [0, 3], [2, 2.0]])
+    assert regret(worth, np.array([1, 2])).tolist() == [[-1, 3], [0, 0]]

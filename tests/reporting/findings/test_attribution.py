@@ -40,8 +40,13 @@ def test_what_was_missed_names_the_head(measured):
 def test_sets_and_their_choice(measured):
     finding = found(measured)["attribution_sets"]
     rows = {row[1]: row for row in finding.table.rows if row[0] == "noising"}
-    assert rows["gradient at the recipient"][2:] == ["0.300", "0.400", "0.100", "0.200"]
-    assert rows["greedy, one head at a time"][2:] == ["", "", "0.100", "0.200"]
+    assert rows["gradient at the recipient"][2:] == [
+        "0.300 [0.250, 0.350]",
+        "0.400 [0.350, 0.450]",
+        "0.100 [0.050, 0.150]",
+        "0.200 [0.150, 0.250]",
+    ]
+    assert rows["greedy, one head at a time"][2:] == ["", "", "0.100 [0.050, 0.150]", "0.200 [0.150, 0.250]"]
     assert "0.100 (best of all sets), 0.100 (greedy, one head at a time) and 0.100 (exact patching)" in finding.text
 
 

@@ -36,6 +36,22 @@ def test_players_stand_by_rank_alone_and_with_their_shapley_values(results):
     assert list(findings.players(results).plot.panels["noising"]) == ["alone"]
 
 
+def test_players_that_were_searched_for_come_with_what_that_means(results):
+    assert "searched for" not in findings.players(results).text
+    rows = {"L0H0": {"value": 0.01, "low": 0.0, "high": 0.02}}
+    results.selection["search"] = {
+        "min_recovery": 0.05,
+        "miss_rate": 0.01,
+        "forwards": 100,
+        "share": 0.31,
+        "estimated": dict.fromkeys(DIRECTIONS, rows),
+    }
+    text = findings.players(results).text
+    assert "1 other heads were not patched on all select pairs" in text
+    assert "took 31% of the forwards" in text
+    assert "more than 0.05 in either direction is missed with a probability of at most 0.01" in text
+
+
 def test_no_players_make_up_half_of_nothing(null_results):
     assert "by denoising none, since the sum is not above zero" in findings.players(null_results).text
 
