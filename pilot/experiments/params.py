@@ -44,15 +44,20 @@ class CounterfactualParams(Section):
     exhaustive_pairs: Annotated[int, Field(ge=2)]
 
 
-class AttributionParams(Section):
+class ApproximationParams(Section):
+    """What the sections `attribution` of both pipelines have in common."""
+
     seed: Seed
     pairs: SampleSize
-    steps: Annotated[list[Count], Field(min_length=1)]
     top_k: Count
     resamples: Resamples
     set_pairs: SampleSize
     budgets: SampleSizes
     repeats: Count
+
+
+class AttributionParams(ApproximationParams):
+    steps: Annotated[list[Count], Field(min_length=1)]
     placements: Count
     planted_pairs: SampleSize
 

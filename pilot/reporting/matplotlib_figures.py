@@ -16,9 +16,9 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from pilot.reporting.plot import COLOURS, DIVERGING, SEQUENTIAL, Mark, Panel, Plot, cells_of, columns_of
+from pilot.reporting.plot import DIVERGING, SEQUENTIAL, Mark, Panel, Plot, cells_of, columns_of
 
-MARKERS = "osD^XP*."
+MARKERS = "osD^XP*"
 HATCHES = ("", "///", "xxx", "...")
 
 plt.rcParams.update({"figure.dpi": 130, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
@@ -112,17 +112,17 @@ def _heatmap(plot: Plot, axis: Axes, panel: Panel) -> AxesImage:
 def _bars(plot: Plot, axis: Axes, panel: Panel) -> None:
     labels = columns_of(panel)
     thickness = 0.8 / len(panel)
-    for i, row, marks in plot.series(panel):
-        place = [labels.index(label) - 0.4 + (i + 0.5) * thickness for label in marks]
+    for i, series in enumerate(plot.series(panel)):
+        place = [labels.index(label) - 0.4 + (i + 0.5) * thickness for label in series.marks]
         axis.barh(
             place,
-            [mark.value for mark in marks.values()],
+            [mark.value for mark in series.marks.values()],
             thickness,
-            xerr=_intervals(marks.values()),
+            xerr=_intervals(series.marks.values()),
             error_kw={"elinewidth": 0.8, "capsize": 1.5},
-            label=row,
-            color=COLOURS[i],
-            hatch=HATCHES[i],
+            label=series.name,
+            color=series.colour,
+            hatch=HATCHES[series.shape % len(HATCHES)],
             edgecolor="white",
             linewidth=0,
         )
@@ -133,19 +133,18 @@ def _bars(plot: Plot, axis: Axes, panel: Panel) -> None:
 
 
 def _lines(plot: Plot, axis: Axes, panel: Panel) -> None:
-    for i, row, marks in plot.series(panel):
-        muted = i < 0
+    for name, marks, colour, shape, muted in plot.series(panel):
         axis.errorbar(
             list(marks),
             [mark.value for mark in marks.values()],
             yerr=_intervals(marks.values()),
-            fmt=f"{MARKERS[i]}-",
+            fmt=".-" if muted else f"{MARKERS[shape % len(MARKERS)]}-",
             markersize=2 if muted else 4,
             linewidth=0.6 if muted else 1.4,
             capsize=1.5,
-            color=COLOURS[i],
+            color=colour,
             zorder=1 if muted else 2,
-            label="_" + row if muted else row,
+            label="_" + name if muted else name,
         )
     if plot.log_columns:
         axis.set_xscale("log")

@@ -20,20 +20,25 @@ Rows = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class PatchingResults:
-    """What the experiment on pairs wrote: a JSON file's object, and CSV files' rows as text by column."""
+    """What the experiment on pairs wrote: a JSON file's object, and CSV files' rows as text by column.
+
+    `attributed_heads` is attribution.csv; it and `attribution` are empty where approximations were not compared.
+    """
 
     counterfactual: Entries
     head_positions: Rows
     interactions: Rows
     best_sets: Rows
+    attribution: Entries
+    attributed_heads: Rows
 
 
 @dataclass(frozen=True)
 class Measurements(PatchingResults):
     """The files of metrics/: a JSON file's object, or a CSV file's rows as text by column.
 
-    `repair` is patching.json, what the stage `patch` writes, and `attributed_heads` attribution.csv. Every run has the
-    files up to `repair`; of the others an empty one is missing, or has nothing to show.
+    `repair` is patching.json, what the stage `patch` writes. Every run has the files up to `repair`; of the others an
+    empty one is missing, or has nothing to show.
     """
 
     train: Entries
@@ -41,8 +46,6 @@ class Measurements(PatchingResults):
     ablation: Entries
     selection: Entries
     repair: Entries
-    attribution: Entries
-    attributed_heads: Rows
     trajectory: Rows
     planted: Entries
     power: Rows
@@ -63,11 +66,10 @@ def read_measurements(folder: Path) -> Measurements:
 
     def entries(name: str, stage: str, required: bool = False) -> Entries:
         path = folder / f"{name}.json"
-        return read_json(path, made_by=stage) if required or path.exists() else {}
+        return read_json(path, made_by=stage) if required else optional_entries(path, stage)
 
     def rows(name: str) -> Rows:
-        path = folder / f"{name}.csv"
-        return read_rows(path) if path.exists() else []
+        return optional_rows(folder / f"{name}.csv")
 
     training = rows("training")
     if not training:
@@ -98,9 +100,19 @@ def read_rows(path: Path) -> Rows:
     return list(csv.DictReader(read_text(path).splitlines()))
 
 
+def optional_entries(path: Path, stage: str) -> Entries:
+    """A JSON file's object, empty where the file is missing. Raises PilotError for a damaged one."""
+    return read_json(path, made_by=stage) if path.exists() else {}
+
+
+def optional_rows(path: Path) -> Rows:
+    """As `read_rows`; none where the file is missing."""
+    return read_rows(path) if path.exists() else []
+
+
 def _seeds(path: Path) -> Entries:
     """What `python -m stages.seeds` compared, which is no stage; empty where it has not run."""
     try:
-        return read_json(path, made_by="seeds") if path.exists() else {}
+        return optional_entries(path, "seeds")
     except PilotError:
         raise PilotError(f"{path}: damaged; restore it, or make it again: python -m stages.seeds --help") from None

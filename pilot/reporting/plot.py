@@ -8,8 +8,10 @@ from typing import Literal, NamedTuple
 
 from pilot.experiments.statistics import Estimate
 
-# Okabe & Ito's colours, which colour-blind readers tell apart; the last one is a grey for rows in the background.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#BBBBBB")
+# Okabe & Ito's colours, which colour-blind readers tell apart.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MUTED_COLOUR = "#BBBBBB"  # of rows in the background
+REFERENCE_COLOUR = "#777777"  # of rows to compare with
 # ColorBrewer's RdBu, reversed, for signed values: white is zero; and its Blues for shares (https://colorbrewer2.org).
 DIVERGING = ("#053061", "#2166ac", "#4393c3", "#92c5de", "#d1e5f0", "#f7f7f7",
              "#fddbc7", "#f4a582", "#d6604d", "#b2182b", "#67001f")  # fmt: skip
@@ -46,6 +48,20 @@ Panel = Mapping[str, Row]
 Panels = dict[str, dict[str, dict[Label, Mark]]]  # while they are put together: title, row, column
 
 
+class Series(NamedTuple):
+    """A row of bars or lines, and how to draw it.
+
+    shape   number of its marker or hatch, which tells it from others of its colour
+    muted   small, under the others, and not in the legend
+    """
+
+    name: str
+    marks: Row
+    colour: str
+    shape: int
+    muted: bool = False
+
+
 class Table(NamedTuple):
     """Text in rows under a header; the first column says what a row is about."""
 
@@ -65,7 +81,8 @@ class Plot:
     value        what the values are, with their unit
     decimals     digits after the point
     signed       whether values may be negative; if not, scales start at zero
-    muted        rows that are only background
+    muted        rows that are only background: not in the legend
+    references   rows that the others are compared with: in grey
     log_columns  whether the columns of lines are on a logarithmic scale
     """
 
@@ -77,6 +94,7 @@ class Plot:
     decimals: int = 2
     signed: bool = True
     muted: frozenset[str] = frozenset()
+    references: frozenset[str] = frozenset()
     log_columns: bool = False
 
     def text(self, mark: Mark) -> str:
@@ -102,11 +120,15 @@ class Plot:
         """How many panels stand side by side on a page."""
         return 3 if len(self.panels) % 3 == 0 else min(2, len(self.panels))
 
-    def series(self, panel: Panel) -> Iterator[tuple[int, str, Row]]:
-        """The rows of a panel with the numbers that choose their colours and markers; background comes first, as -1."""
-        yield from ((-1, row, panel[row]) for row in panel if row in self.muted)
-        foreground = [row for row in panel if row not in self.muted]
-        yield from ((i % len(COLOURS[:-1]), row, panel[row]) for i, row in enumerate(foreground))
+    def series(self, panel: Panel) -> Iterator[Series]:
+        """The rows of a panel in the order in which they are drawn: background first, then references, then others."""
+        for row in panel:
+            if row in self.muted:
+                yield Series(row, panel[row], MUTED_COLOUR, 0, muted=True)
+        for i, row in enumerate(row for row in panel if row in self.references):
+            yield Series(row, panel[row], REFERENCE_COLOUR, i)
+        for i, row in enumerate(row for row in panel if row not in self.muted | self.references):
+            yield Series(row, panel[row], COLOURS[i % len(COLOURS)], i)
 
     def table(self) -> Table:
         """All values as text: a row for each cell of a heatmap, else for each column."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from pilot.reporting.plot import COLOURS, DIVERGING, SEQUENTIAL, Label, Mark, Panel, Plot, Row, cells_of, columns_of
+from pilot.reporting.plot import DIVERGING, SEQUENTIAL, Label, Mark, Panel, Plot, Row, cells_of, columns_of
 
-MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "circle")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star")
 HATCHES = ("", "/", "x", ".")
 BAR_HEIGHT = 15  # pixels
 
@@ -63,15 +63,16 @@ def _heatmap(plot: Plot, panel: Panel) -> go.Figure:
 
 def _bars(plot: Plot, panel: Panel) -> go.Figure:
     figure = go.Figure()
-    for i, row, marks in plot.series(panel):
+    for name, marks, colour, shape, _ in plot.series(panel):
+        hatch = HATCHES[shape % len(HATCHES)]
         figure.add_bar(
-            name=row,
+            name=name,
             orientation="h",
             y=list(marks),
             x=[mark.value for mark in marks.values()],
             error_x=_intervals(marks.values()),
-            marker={"color": COLOURS[i], "pattern": {"shape": HATCHES[i], "fillmode": "overlay", "fgcolor": "white"}},
-            **_hover(plot, row, marks, "%{y}"),
+            marker={"color": colour, "pattern": {"shape": hatch, "fillmode": "overlay", "fgcolor": "white"}},
+            **_hover(plot, name, marks, "%{y}"),
         )
     figure.update_xaxes(title=plot.value, zeroline=True)
     figure.update_yaxes(type="category", autorange="reversed", ticksuffix=" ")
@@ -81,17 +82,18 @@ def _bars(plot: Plot, panel: Panel) -> go.Figure:
 
 def _lines(plot: Plot, panel: Panel) -> go.Figure:
     figure = go.Figure()
-    for i, row, marks in plot.series(panel):
+    for name, marks, colour, shape, muted in plot.series(panel):
+        symbol = "circle" if muted else MARKERS[shape % len(MARKERS)]
         figure.add_scatter(
-            name=row,
+            name=name,
             mode="lines+markers",
             x=list(marks),
             y=[mark.value for mark in marks.values()],
             error_y=_intervals(marks.values()),
-            line={"color": COLOURS[i], "width": 1 if i < 0 else 2},
-            marker={"color": COLOURS[i], "symbol": MARKERS[i], "size": 4 if i < 0 else 7},
-            showlegend=i >= 0,
-            **_hover(plot, row, marks, f"{plot.columns} %{{x}}"),
+            line={"color": colour, "width": 1 if muted else 2},
+            marker={"color": colour, "symbol": symbol, "size": 4 if muted else 7},
+            showlegend=not muted,
+            **_hover(plot, name, marks, f"{plot.columns} %{{x}}"),
         )
     figure.update_xaxes(title=plot.columns, type="log" if plot.log_columns else None)
     figure.update_yaxes(title=plot.value, rangemode="tozero")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pilot.experiments.attribution.comparison import EXACT, attributions
+from pilot.experiments.attribution.methods import attribution_methods
 from pilot.experiments.effects import PairExperiment
 from pilot.experiments.planted.circuits import Circuit, draw_pairs, random_circuit
 from pilot.experiments.planted.kinds import KINDS, N_CHANNELS, Channel
@@ -69,7 +70,7 @@ def sight(
         experiment = PairExperiment(engine, pairs, direction)
         recoveries = {
             name: ratio_of_means(change, experiment.gap)
-            for name, (change, _) in attributions(experiment, steps).items()
+            for name, (change, _) in attributions(experiment, attribution_methods(steps)).items()
         }
         result[direction] = {name: Sight.of(value, recoveries[EXACT], min_effect) for name, value in recoveries.items()}
     return result

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pilot.experiments.attribution.agreement import agreement, resampled_counts, with_intervals
-from pilot.experiments.attribution.methods import Attribution, Method, attribution_methods, exact
+from pilot.experiments.attribution.methods import Attribution, Method, exact
 from pilot.experiments.attribution.sets import (
     additive,
     greedy_sets,
@@ -32,10 +32,9 @@ MOST_AT_A_TIME = 2**22  # recoveries of resampled sets: 32 MiB
 Scores = dict[str, Any]
 
 
-def attributions(experiment: PairExperiment, steps: Sequence[int]) -> dict[str, Attribution]:
-    """By every method, and "exact"."""
-    methods: dict[str, Method] = {**attribution_methods(steps), EXACT: exact}
-    return {name: method(experiment) for name, method in methods.items()}
+def attributions(experiment: PairExperiment, methods: Mapping[str, Method]) -> dict[str, Attribution]:
+    """By each of these methods, and "exact"."""
+    return {name: method(experiment) for name, method in (*methods.items(), (EXACT, exact))}
 
 
 def compare_heads(

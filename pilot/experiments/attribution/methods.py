@@ -20,6 +20,7 @@ Shapes: n heads, P pairs, B pairs of a batch, T positions, L layers, H heads of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -52,21 +53,38 @@ Method = Callable[[PairExperiment], Attribution]
 
 def attribution_methods(steps: Sequence[int]) -> dict[str, Method]:
     """All methods by name; integrated gradients with each of these numbers of steps."""
-    integrated = {
-        f"ig_{path}_{number}": partial(integrated_gradients, steps=number, path=path)
-        for path in ("inputs", "activations")
-        for number in steps
-    }
-    return {
+    integrated = (f"ig_{path}_{number}" for path in ("inputs", "activations") for number in steps)
+    names = (
+        "atp_recipient",
+        "atp_donor",
+        "atp_mean",
+        "atp_star",
+        "relp",
+        *integrated,
+        "zero_ablation",
+        "mean_ablation",
+    )
+    return {name: method_named(name) for name in names}
+
+
+def method_named(name: str) -> Method:
+    """The method of a name as above. Raises PilotError for another name."""
+    plain: dict[str, Method] = {
         "atp_recipient": partial(attribution_patching, at="recipient"),
         "atp_donor": partial(attribution_patching, at="donor"),
         "atp_mean": partial(attribution_patching, at="mean"),
         "atp_star": gradient_drop,
         "relp": relevance_patching,
-        **integrated,
         "zero_ablation": zero_ablation,
         "mean_ablation": mean_ablation,
     }
+    if name in plain:
+        return plain[name]
+    integrated = re.fullmatch(r"ig_(inputs|activations)_([1-9]\d{0,3})", name)
+    if not integrated:
+        known = (*plain, "ig_inputs_M", "ig_activations_M")
+        raise PilotError(f"{name} is not a method; known, with M steps: {', '.join(known)}")
+    return partial(integrated_gradients, steps=int(integrated[2]), path=integrated[1])
 
 
 def exact(experiment: PairExperiment) -> Attribution:

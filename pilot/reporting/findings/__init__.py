@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pilot.reporting.findings import ablation, attribution, patching, planted, repair, subsets, training
+from pilot.reporting.findings import ablation, attribution, blindness, patching, planted, repair, subsets, training
 from pilot.reporting.findings.finding import Finding
 from pilot.reporting.measurements import Measurements
 
@@ -24,6 +24,7 @@ def findings(measured: Measurements) -> list[Finding]:
         subsets.interactions(measured),
         subsets.best_sets(measured),
         *attribution.attribution(measured),
+        blindness.blindness(measured),
         training.trajectory(measured),
         training.seeds(measured),
         repair.repair_by_head(measured),

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pilot.arithmetic.edits import MAIN_EDIT
 from pilot.reporting.findings.finding import EDIT_WORDS, Finding, estimate, listed, mark
-from pilot.reporting.findings.planted import CIRCUIT_WORDS
 from pilot.reporting.findings.subsets import NO_SUBSETS
-from pilot.reporting.measurements import Entries, Measurements, Rows
+from pilot.reporting.measurements import Entries, Measurements, PatchingResults, Rows
 from pilot.reporting.plot import Mark, Panels, Plot, Table
 
 NO_ATTRIBUTION = "metrics/attribution.json is missing or of an older version: run dvc repro attribution."
 EXACT = "exact"
+USUAL = "atp_recipient"
 WORDS = {
     "atp_recipient": "gradient at the recipient",
     "atp_donor": "gradient at the donor",
@@ -32,8 +32,7 @@ WORDS = {
     "permutations": "permutations",
     "kernel_shap": "KernelSHAP",
 }
-CIRCUITS = CIRCUIT_WORDS | {"saturated": "one head attends by what another wrote"}
-BACKGROUND = frozenset(WORDS[name] for name in (EXACT, "zero_ablation", "mean_ablation"))
+REFERENCES = frozenset(WORDS[name] for name in (EXACT, "zero_ablation", "mean_ablation"))
 MEASURES = {
     "error": "error",
     "worst": "worst error",
@@ -44,46 +43,63 @@ MEASURES = {
 }
 
 
+class Miss(NamedTuple):
+    """The head that a method is most wrong about: its exact recovery, and the method's."""
+
+    head: str
+    exact: float
+    said: float
+
+
 def attribution(measured: Measurements) -> list[Finding]:
-    """attribution, attribution_missed, attribution_sets, attribution_shapley, attribution_planted."""
+    """`approximations` on arithmetic."""
+    return approximations(measured, MAIN_EDIT, "Where parentheses moved,", NO_ATTRIBUTION)
+
+
+def approximations(measured: PatchingResults, main_edit: str, where: str, missing: str) -> list[Finding]:
+    """attribution, attribution_missed, attribution_sets, attribution_shapley.
+
+    where     begins a sentence on the pairs of the main edit
+    missing   why there are no numbers, if there are none
+    """
     scores = measured.attribution
     return [
-        _methods(scores),
-        _missed(measured.attributed_heads),
-        _sets(scores),
-        _shapley(scores),
-        _planted(scores),
+        _methods(scores, main_edit, where, missing),
+        _missed(measured.attributed_heads, main_edit, where, missing),
+        _sets(scores, missing),
+        _shapley(scores, missing),
     ]
 
 
-def _methods(scores: Entries) -> Finding:
+def _methods(scores: Entries, main_edit: str, where: str, missing: str) -> Finding:
     title = "What does a cheap approximation cost, and how wrong is it?"
     if "heads" not in scores:
-        return Finding("attribution", title, NO_ATTRIBUTION)
+        return Finding("attribution", title, missing)
     panels: Panels = {}
     rows = []
     for edit, by_direction in scores["heads"].items():
+        words = EDIT_WORDS.get(edit, edit)
         for direction, methods in by_direction.items():
-            panel = panels.setdefault(f"{EDIT_WORDS.get(edit, edit)}, {direction}", {})
+            panel = panels.setdefault(f"{words}, {direction}" if len(scores["heads"]) > 1 else direction, {})
             for name, found in sorted(methods.items(), key=lambda item: item[1]["cost"]):
                 row = panel.setdefault(_series(name), {})
-                row[found["cost"]] = mark(found["error"])._replace(note=_called(name))
+                row[found["cost"]] = mark(found["error"])._replace(note=called(name))
                 measures = [f"{estimate(found[measure]):.2f}" for measure in MEASURES]
-                rows.append([EDIT_WORDS.get(edit, edit), direction, _called(name), f"{found['cost']:g}", *measures])
+                rows.append([words, direction, called(name), f"{found['cost']:g}", *measures])
     best = "; ".join(
-        f"by {direction} {_best(methods)}" for direction, methods in scores["heads"].get(MAIN_EDIT, {}).items()
+        f"by {direction} {_best(methods)}" for direction, methods in scores["heads"].get(main_edit, {}).items()
     )
     text = (
         "Each mark is a method that says how much patching each single head would recover. Across: its cost, in "
         "forwards of the model for each pair; a backward pass counts as one. Up: its error, the root mean square over "
         "the heads of its recovery less the exact one. In grey, at a forward for each head, are exact patching, which "
-        "has no error, and ablations, which do not approximate it but are often read as if they did. Where parentheses "
-        f"moved, the cheaper method closest to it is {best}. The table also has the largest error of any head, "
-        "correlations with the exact recoveries and with their ranks, the share found of the "
-        f"{scores['top_k']} heads of largest effect, and how many clear effects have the wrong sign."
+        "has no error, and ablations, which do not approximate it but are often read as if they did. "
+        f"{where} the approximation closest to exact patching, among those that cost less, is {best}. The table also "
+        "has the largest error of any head, correlations with the exact recoveries and with their ranks, the share "
+        f"found of the {scores['top_k']} heads of largest effect, and how many clear effects have the wrong sign."
     )
     plot = Plot(
-        "lines", panels, "method", "forwards", "error of recovery", 3, signed=False, muted=BACKGROUND,
+        "lines", panels, "method", "forwards", "error of recovery", 3, signed=False, references=REFERENCES,
         log_columns=True,
     )  # fmt: skip
     return Finding(
@@ -92,53 +108,67 @@ def _methods(scores: Entries) -> Finding:
 
 
 def _best(methods: Mapping[str, Any]) -> str:
-    cheaper = [name for name, found in methods.items() if found["cost"] < methods[EXACT]["cost"]]
+    cheaper = [
+        name
+        for name, found in methods.items()
+        if _series(name) not in REFERENCES and found["cost"] < methods[EXACT]["cost"]
+    ]
     if not cheaper:
         return "none"
     name = min(cheaper, key=lambda each: methods[each]["error"]["value"])
     found = methods[name]
-    return f"{_called(name)} ({found['cost']:g} forwards, error {found['error']['value']:.3f})"
+    return f"{called(name)} ({found['cost']:g} forwards, error {found['error']['value']:.3f})"
 
 
-def _missed(rows: Rows) -> Finding:
+def largest_misses(rows: Rows, edit: str) -> dict[str, dict[str, Miss]]:
+    """Of the rows of attribution.csv: by direction and method, on the pairs of an edit."""
+    by_direction: dict[str, dict[str, Miss]] = {}
+    for row in rows:
+        if row["edit"] == edit and row["method"] != EXACT:
+            said, error = float(row["value"]), float(row["error"])
+            methods = by_direction.setdefault(row["direction"], {})
+            worst = methods.get(row["method"])
+            if worst is None or abs(error) > abs(worst.said - worst.exact):
+                methods[row["method"]] = Miss(row["head"], said - error, said)
+    return by_direction
+
+
+def _missed(rows: Rows, main_edit: str, where: str, missing: str) -> Finding:
     title = "What did each method miss?"
     if not rows:
-        return Finding("attribution_missed", title, NO_ATTRIBUTION)
-    table, named = [], []
-    for direction in dict.fromkeys(row["direction"] for row in rows):
-        of_direction = [row for row in rows if row["direction"] == direction and row["edit"] == MAIN_EDIT]
-        by_method: dict[str, list[Mapping[str, str]]] = {}
-        for row in of_direction:
-            by_method.setdefault(row["method"], []).append(row)
-        truth = {row["head"]: float(row["value"]) for row in by_method.pop(EXACT, [])}
-        for name, heads in by_method.items():
-            worst = max(heads, key=lambda row: abs(float(row["error"])))
-            said, true = f"{float(worst['value']):+.2f}", f"{truth[worst['head']]:+.2f}"
-            table.append([direction, _called(name), worst["head"], true, said])
-            if name == "atp_recipient":
-                named.append(f"by {direction} {worst['head']}, which recovers {true} and is given {said}")
-    text = (
-        "The head that each method is most wrong about, where parentheses moved: its exact recovery, and the method's. "
-        f"The gradient at the recipient, the one used most, misses {listed(named)}."
-    )
+        return Finding("attribution_missed", title, missing)
+    misses = largest_misses(rows, main_edit)
+    table = [
+        [direction, called(name), miss.head, f"{miss.exact:+.2f}", f"{miss.said:+.2f}"]
+        for direction, methods in misses.items()
+        for name, miss in methods.items()
+    ]
+    text = f"{where} the head that each method is most wrong about: its exact recovery, and the method's."
+    usual = {direction: methods[USUAL] for direction, methods in misses.items() if USUAL in methods}
+    if usual:
+        named = (
+            f"by {direction} {miss.head}, which recovers {miss.exact:+.2f} and is given {miss.said:+.2f}"
+            for direction, miss in usual.items()
+        )
+        text += f" The {WORDS[USUAL]}, the approximation used most, misses {listed(named)}."
     return Finding(
         "attribution_missed", title, text, values=Table(["direction", "method", "head", "exact", "method's"], table)
     )
 
 
-def _sets(scores: Entries) -> Finding:
+def _sets(scores: Entries, missing: str) -> Finding:
     title = "What do scores of single heads say about sets?"
     if "sets" not in scores:
-        return Finding("attribution_sets", title, NO_SUBSETS if "heads" in scores else NO_ATTRIBUTION)
+        return Finding("attribution_sets", title, NO_SUBSETS if "heads" in scores else missing)
     rows, lost = [], []
     for direction, found in scores["sets"].items():
         for name, chosen in found["chosen"].items():
             predicted = found["predicted"].get(name)
             errors = [f"{estimate(predicted[key]):.3f}" for key in ("error", "worst")] if predicted else ["", ""]
             lost_by = [f"{estimate(chosen[key]):.3f}" for key in ("mean", "worst")]
-            rows.append([direction, _called(name), *errors, *lost_by])
+            rows.append([direction, called(name), *errors, *lost_by])
         ways = ("exhaustive", "greedy", EXACT)
-        means = (f"{found['chosen'][way]['mean']['value']:.3f} ({_called(way)})" for way in ways)
+        means = (f"{found['chosen'][way]['mean']['value']:.3f} ({called(way)})" for way in ways)
         lost.append(f"by {direction} {listed(means)}")
     text = (
         "If a set recovered what its heads' scores add up to: the root mean square error over all sets, and the "
@@ -151,13 +181,13 @@ def _sets(scores: Entries) -> Finding:
     return Finding("attribution_sets", title, text, values=Table(header, rows))
 
 
-def _shapley(scores: Entries) -> Finding:
+def _shapley(scores: Entries, missing: str) -> Finding:
     title = "How many sets does a Shapley value take?"
     if "sets" not in scores:
-        return Finding("attribution_shapley", title, NO_SUBSETS if "heads" in scores else NO_ATTRIBUTION)
+        return Finding("attribution_shapley", title, NO_SUBSETS if "heads" in scores else missing)
     panels: Panels = {
         direction: {
-            _called(name): {budget["sets"]: Mark(budget["error"]) for budget in budgets.values()}
+            called(name): {budget["sets"]: Mark(budget["error"]) for budget in budgets.values()}
             for name, budgets in found["shapley"].items()
         }
         for direction, found in scores["sets"].items()
@@ -171,42 +201,8 @@ def _shapley(scores: Entries) -> Finding:
     return Finding("attribution_shapley", title, text, plot)
 
 
-def _planted(scores: Entries) -> Finding:
-    title = "What is each method blind to?"
-    if "planted" not in scores:
-        return Finding("attribution_planted", title, NO_ATTRIBUTION)
-    settings = [(kind, way, found) for kind, ways in scores["planted"].items() for way, found in ways.items()]
-    methods = [name for name in settings[0][2] if name != EXACT]
-    rows = [
-        [CIRCUITS.get(kind, kind), way, *(_verdict(found[name]) for name in methods)] for kind, way, found in settings
-    ]
-    blind = {name: [f"{kind} by {way}" for kind, way, found in settings if _is_blind(found[name])] for name in methods}
-    without = [_called(name) for name, circuits in blind.items() if not circuits]
-    text = (
-        "On planted circuits, without noise: does a method see the heads that have an effect by exact patching? Yes: "
-        "all of them, no: none. Beside it: how many of how many, and heads that it sees falsely. Blind to no "
-        f"circuit: {listed(without)}. Blind to some: "
-        f"{'; '.join(f'{_called(name)} ({listed(each)})' for name, each in blind.items() if each) or 'none'}. "
-        "A dash marks a circuit in which no head has an effect alone, as in the denoising of an AND: single heads, "
-        "however exactly patched, do not show it."
-    )
-    header = ["circuit", "direction", *map(_called, methods)]
-    return Finding("attribution_planted", title, text, values=Table(header, rows))
-
-
-def _is_blind(counts: Mapping[str, int]) -> bool:
-    return counts["effective"] > 0 and not counts["seen"]
-
-
-def _verdict(counts: Mapping[str, int]) -> str:
-    """`yes 20/20`, `no 0/20, 3 false`, `-`."""
-    seen, effective = counts["seen"], counts["effective"]
-    word = "yes" if seen == effective else "partly" if seen else "no"
-    text = f"{word} {seen}/{effective}" if effective else "-"
-    return text + (f", {counts['false']} false" if counts["false"] else "")
-
-
-def _called(name: str) -> str:
+def called(name: str) -> str:
+    """What to call a method, an estimator or a way to choose sets."""
     base, steps = _split(name)
     return WORDS.get(base, base) + (f", {steps} step{'s' if steps != '1' else ''}" if steps else "")
 

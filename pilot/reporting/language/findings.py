@@ -8,6 +8,7 @@ from typing import Any
 
 from pilot.experiments.words import in_words
 from pilot.interventions import parse_heads
+from pilot.reporting.findings.attribution import approximations
 from pilot.reporting.findings.finding import Finding, by_layer, estimate, leading, listed, mark
 from pilot.reporting.findings.subsets import NO_SUBSETS, heads_for_half, interactions, optimism, set_panels
 from pilot.reporting.language.results import TaskResults
@@ -19,6 +20,7 @@ SET_WORDS = {
     "sum": "their effects alone, added up",
     "average": "average of all sets",
 }
+NO_ATTRIBUTION = "Approximations were not compared in this run: stage attribution of the pipeline in language/ does it."
 TARGET_WORDS = {"top_k": "all players together", "random_k": "as many heads drawn at random", "all_heads": "all heads"}
 
 
@@ -33,6 +35,7 @@ def findings(results: TaskResults) -> list[Finding]:
         best_sets(results),
         interactions(results),
         head_positions(results),
+        *attribution(results),
     ]
 
 
@@ -208,3 +211,9 @@ def head_positions(results: TaskResults) -> Finding:
         f"{'; '.join(peaks)}."
     )
     return Finding("head_positions", title, text, Plot("heatmap", panels, "position", "head", "recovery"))
+
+
+def attribution(results: TaskResults) -> list[Finding]:
+    """`approximations` of all heads, and for sets of the players."""
+    n_pairs = results.attribution.get("pairs", {}).get(results.main_edit)
+    return approximations(results, results.main_edit, f"On {n_pairs} confirm pairs,", NO_ATTRIBUTION)

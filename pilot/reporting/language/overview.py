@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from pilot.experiments.words import WORDS
 from pilot.interventions import parse_heads
+from pilot.reporting.findings.attribution import USUAL, largest_misses
 from pilot.reporting.findings.finding import Finding, by_layer, leading, listed, mark
 from pilot.reporting.findings.subsets import heads_for_half, set_panels
 from pilot.reporting.language.findings import SET_WORDS
@@ -24,7 +25,8 @@ def overview(tasks: ByTask) -> list[Finding]:
 
 def compared(tasks: ByTask) -> Finding:
     columns = [_of_task(results) for results in tasks.values()]
-    rows = [[measure, *(column[measure] for column in columns)] for measure in columns[0]]
+    measures = dict.fromkeys(measure for column in columns for measure in column)
+    rows = [[measure, *(column.get(measure, "") for column in columns)] for measure in measures]
     text = (
         "Accuracy is the share of clean and of corrupt prompts that the model answers right. The rest is measured on "
         "the confirm pairs."
@@ -42,6 +44,10 @@ def _of_task(results: TaskResults) -> dict[str, str]:
     told |= {word: listed(results.holding(word), "no head") for word in WORDS.values()}
     for direction, panel in set_panels(results.best_sets, SET_WORDS).items():
         told[f"heads that recover half, {direction}"] = heads_for_half(panel[SET_WORDS["best"]])
+    for direction, methods in largest_misses(results.attributed_heads, results.main_edit).items():
+        if USUAL in methods:
+            head, exact, said = methods[USUAL]
+            told[f"attribution patching misses most, {direction}"] = f"{head}, {said:.2f} instead of {exact:.2f}"
     return told
 
 

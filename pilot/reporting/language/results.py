@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pilot.errors import PilotError
-from pilot.reporting.measurements import Entries, PatchingResults, read_rows
+from pilot.reporting.measurements import Entries, PatchingResults, optional_entries, optional_rows, read_rows
 from pilot.runtime.files import read_json, read_text
 
 EXAMPLE_KEYS = {"clean", "corrupt", "clean_answer", "corrupt_answer", "patched", "attention"}
@@ -69,13 +69,17 @@ class TaskResults(PatchingResults):
 
 
 def read_results(folder: Path) -> TaskResults:
-    """Read the files of one task. Raises PilotError for one that is missing or damaged."""
+    """Read the files of one task.
 
+    Raises PilotError for one that is damaged, and for one that is missing, unless it is of stage `attribution`.
+    """
     return TaskResults(
         counterfactual=read_json(folder / "counterfactual.json", made_by="counterfactual"),
         head_positions=read_rows(folder / "head_positions.csv"),
         interactions=read_rows(folder / "interactions.csv"),
         best_sets=read_rows(folder / "best_sets.csv"),
+        attribution=optional_entries(folder / "attribution.json", "attribution"),
+        attributed_heads=optional_rows(folder / "attribution.csv"),
         pairs=read_json(folder / "pairs.json", made_by="pairs"),
         selection=read_json(folder / "selection.json", made_by="select"),
     )
