@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pilot.runtime.schema import Count, Rate, Resamples, Section, Seed, Share
 
@@ -54,6 +54,12 @@ class ApproximationParams(Section):
     set_pairs: SampleSize
     budgets: SampleSizes
     repeats: Count
+
+    @model_validator(mode="after")
+    def _sets_are_patched_on_some_of_the_pairs(self) -> Self:
+        if self.set_pairs > self.pairs:
+            raise ValueError(f"set_pairs must not be more than pairs, which is {self.pairs}")
+        return self
 
 
 class AttributionParams(ApproximationParams):

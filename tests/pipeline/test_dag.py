@@ -86,7 +86,8 @@ def test_a_stage_depends_on_the_sections_that_it_reads(stage):
 def test_every_stage_says_what_it_does():
     stages = "generate train ablate select counterfactual attribution patch trajectory examples planted seeds report"
     assert list(STAGES) == stages.split()
-    assert list(LANGUAGE_STAGES) == ["weights", "pairs", "select", "counterfactual", "examples", "report", "overview"]
+    language_stages = "weights pairs select counterfactual attribution examples report overview"
+    assert list(LANGUAGE_STAGES) == language_stages.split()
     assert all(stage["desc"] for stage in (*STAGES.values(), *LANGUAGE_STAGES.values()))
 
 

@@ -19,6 +19,13 @@ from pilot.language.pairs import write_text_pairs
 TINY = {
     "select": {"players": 3, "resamples": 200},
     "counterfactual": {"resamples": 400, "random_sets": 2, "exhaustive_pairs": 3},
+    "attribution": {
+        "pairs": 3,
+        "methods": ["atp_recipient", "ig_inputs_1"],
+        "set_pairs": 3,
+        "budgets": [8],
+        "repeats": 2,
+    },
     "examples": {"pairs": 1},
 }
 
@@ -65,6 +72,8 @@ def test_a_copy_of_the_folder_analyses_a_model_of_ones_own(own):
     assert len(json.loads((metrics / "selection.json").read_text())["player"]) == 3
     results = json.loads((metrics / "counterfactual.json").read_text())
     assert results["effects"]["giver"]["denoising"]["all_heads"]["recovery"]["value"] == pytest.approx(1, abs=1e-3)
+    assert set(json.loads((metrics / "attribution.json").read_text())["sets"]) == {"denoising", "noising"}
+    assert (metrics / "figures" / "attribution.png").exists()
     assert (metrics / "figures" / "summary.png").exists()
     assert "drinks" in (runs / "report.html").read_text()
     assert (own.parent / "runs" / "own_overview.html").exists()

@@ -47,6 +47,12 @@ def test_lines_are_drawn_over_their_background():
     assert axis.get_legend_handles_labels()[1] == ["L0H0"]
 
 
+def test_references_are_in_the_legend():
+    panel = {"gradient": {3: Mark(0.2)}, "exact": {18: Mark(0)}}
+    axis = figure(Plot("lines", {"": panel}, "method", "cost", "error", references=frozenset({"exact"}))).axes[0]
+    assert set(axis.get_legend_handles_labels()[1]) == {"gradient", "exact"}
+
+
 def test_columns_of_lines_may_be_logarithmic():
     panels = {"": {"gradient": {3: Mark(0.1), 12: Mark(0.05)}}}
     for log_columns, scale in ((True, "log"), (False, "linear")):

@@ -1,4 +1,4 @@
-from pilot.reporting.plot import COLOURS, Mark, Plot, Table, cells_of, columns_of
+from pilot.reporting.plot import COLOURS, MUTED_COLOUR, REFERENCE_COLOUR, Mark, Plot, Table, cells_of, columns_of
 
 
 def heatmap(**changes) -> Plot:
@@ -50,11 +50,23 @@ def test_what_is_missing_in_a_row_is_none():
 
 def test_background_comes_first_and_takes_no_colour():
     rows = {f"L0H{i}": {1: Mark(i)} for i in range(9)}
-    plot = Plot("lines", {"": rows}, "head", "epoch", "effect", muted=frozenset({"L0H1"}))
-    series = [(number, row) for number, row, _ in plot.series(rows)]
-    assert series[:3] == [(-1, "L0H1"), (0, "L0H0"), (1, "L0H2")]
-    assert series[-1] == (0, "L0H8")  # colours start again after the seventh
-    assert COLOURS[-1] not in COLOURS[:-1]
+    series = list(Plot("lines", {"": rows}, "head", "epoch", "effect", muted=frozenset({"L0H1"})).series(rows))
+    assert [(row.name, row.colour) for row in series[:3]] == [
+        ("L0H1", MUTED_COLOUR), ("L0H0", COLOURS[0]), ("L0H2", COLOURS[1])
+    ]  # fmt: skip
+    assert [row.muted for row in series] == [True, *[False] * 8]
+    assert (series[-1].name, series[-1].colour) == ("L0H8", COLOURS[0])  # colours start again after the seventh
+
+
+def test_references_are_grey_and_of_different_shapes():
+    rows = {name: {1: Mark(0.5)} for name in ("gradient", "ablation", "exact")}
+    plot = Plot("lines", {"": rows}, "method", "cost", "error", references=frozenset({"ablation", "exact"}))
+    drawn = {row.name: (row.colour, row.shape, row.muted) for row in plot.series(rows)}
+    assert drawn == {
+        "ablation": (REFERENCE_COLOUR, 0, False),
+        "exact": (REFERENCE_COLOUR, 1, False),
+        "gradient": (COLOURS[0], 0, False),
+    }
 
 
 def test_a_mark_is_written_with_its_interval_and_note():

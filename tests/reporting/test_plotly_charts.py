@@ -37,6 +37,12 @@ def test_background_lines_are_not_in_the_legend():
     assert {line.name: line.showlegend for line in chart.data} == {"L0H0": False, "L0H1": True}
 
 
+def test_references_are_in_the_legend():
+    panel = {"gradient": {3: Mark(0.2)}, "exact": {18: Mark(0)}}
+    plot = Plot("lines", {"": panel}, "method", "cost", "error", references=frozenset({"exact"}))
+    assert all(line.showlegend for line in charts(plot)[""].data)
+
+
 def test_columns_of_lines_may_be_logarithmic():
     panels = {"": {"gradient": {3: Mark(0.1), 12: Mark(0.05)}}}
     for log_columns, kind in ((True, "log"), (False, None)):

@@ -10,13 +10,16 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
+from pilot.experiments.attribution.results import COLUMNS as ATTRIBUTION_COLUMNS
 from pilot.runtime.files import write_csv, write_json, write_text
+from support.report_cases import attributed_heads, attribution
 
 DIRECTIONS = ("denoising", "noising")
 COLUMNS = {
     "head_positions": ("direction", "head", "position", "symbol", "value", "pairs"),
     "interactions": ("direction", "head_a", "head_b", "value", "low", "high", "p_holm"),
     "best_sets": ("direction", "size", "set", "heads", "value", "low", "high", "optimism"),
+    "attribution": ATTRIBUTION_COLUMNS,
 }
 TOKENS = [
     "When", " [Mary]", " and", " [John]", " went", " to", " the", " store", ",",
@@ -38,12 +41,14 @@ def write_language_metrics(
         "pairs": _pairs(),
         "selection": _selection(single, players),
         "counterfactual": _counterfactual(single, players, together, edit),
+        "attribution": attribution([edit]),
     }.items():
         write_json(folder / f"{name}.json", content)
     for name, rows in {
         "head_positions": _head_positions(single),
         "interactions": _interactions(players, together),
         "best_sets": _best_sets(single, players, together),
+        "attribution": attributed_heads([edit], single),
     }.items():
         write_csv(folder / f"{name}.csv", COLUMNS[name], rows)
 

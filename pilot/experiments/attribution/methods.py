@@ -152,9 +152,7 @@ def integrated_gradients(experiment: PairExperiment, steps: int, path: str) -> A
         for layer, (start, end) in enumerate(zip(before, after, strict=True)):
             terms = []
             for share in shares:
-                added: list[Tensor | None] = [None] * len(before)
-                added[layer] = share * (end - start)
-                gradient = runs.gradients(batch.recipient, batch.answers, added).gradient[layer]
+                gradient = runs.gradient_at(batch.recipient, batch.answers, layer, share * (end - start))
                 terms.append(_first_order([start], [end], [gradient]))
             layers.append(torch.stack(terms).mean(0))
         return torch.cat(layers)

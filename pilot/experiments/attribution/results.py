@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+import numpy as np
 from pydantic import AfterValidator, Field
 from tabulate import tabulate
 
@@ -21,7 +22,7 @@ from pilot.experiments.pairs import UsablePairs
 from pilot.experiments.params import ApproximationParams
 from pilot.experiments.statistics import ratio_of_means
 from pilot.experiments.subsets import SubsetEffects, measure_subsets
-from pilot.inputs.pairs import DIRECTIONS, SPLITS
+from pilot.inputs.pairs import DIRECTIONS
 from pilot.interventions import Intervention, single_heads
 from pilot.runtime.files import write_csv, write_json
 from pilot.sweep import SweepEngine
@@ -80,35 +81,37 @@ def hold_against_exact(
     params: ApproximationParams,
     min_effect: float,
 ) -> Results:
-    """All heads by every method, on confirm pairs of each edit that has enough; and sets, on pairs of the main edit.
+    """All heads by every method, on select pairs of each edit that has enough; and sets, on pairs of the main edit.
 
-    set_heads   heads whose sets are all patched, on pairs of either split; of fewer than two heads none is
+    set_heads   heads whose sets are all patched, chosen by their scores on select pairs and judged on confirm pairs; of
+                fewer than two heads none is
 
     Raises PilotError where the main edit has too few pairs.
     """
-    for split in SPLITS:
-        usable.need(main_edit, split)
+    held_out = usable.need(main_edit, "confirm")[: params.set_pairs]
     content: dict[str, Any] = {"top_k": params.top_k, "pairs": {}, "heads": {}}
+    sets: Scores = {}
     rows: list[dict[str, Any]] = []
-    for edit in usable.counts:
-        if usable.enough(edit, "confirm"):
-            for experiment in _experiments(engine, usable, edit, "confirm", params.pairs):
-                print(f"{edit} pairs, {experiment.direction}: {len(methods)} methods, and exact patching", flush=True)
-                found = attributions(experiment, methods)
-                content["pairs"][edit] = len(experiment)
-                content["heads"].setdefault(edit, {})[experiment.direction] = compare_heads(
-                    found, experiment.gap, params.top_k, min_effect, params.resamples, params.seed
+    for edit in dict.fromkeys((main_edit, *usable.counts)):
+        if edit != main_edit and not usable.enough(edit, "select"):
+            continue
+        pairs = usable.need(edit, "select")[: params.pairs]
+        content["pairs"][edit] = len(pairs)
+        for direction in DIRECTIONS:
+            experiment = PairExperiment(engine, pairs, direction)
+            print(f"{edit} pairs, {direction}: {len(methods)} methods, and exact patching", flush=True)
+            found = attributions(experiment, methods)
+            content["heads"].setdefault(edit, {})[direction] = compare_heads(
+                found, experiment.gap, params.top_k, min_effect, params.resamples, params.seed
+            )
+            rows += _rows(edit, experiment, found)
+            if edit == main_edit and len(set_heads) > 1:
+                print(f"{2 ** len(set_heads)} sets of heads", flush=True)
+                chosen_on = experiment.take(np.arange(min(params.set_pairs, len(pairs))))
+                sets[direction] = _sets(
+                    found, chosen_on, PairExperiment(engine, held_out, direction), set_heads, params
                 )
-                rows += _rows(edit, experiment, found)
-    if len(set_heads) > 1:
-        content["sets"] = _sets(engine, usable, main_edit, set_heads, methods, params)
-    return Results(content, rows)
-
-
-def _experiments(engine: SweepEngine, usable: UsablePairs, edit: str, split: str, most: int) -> list[PairExperiment]:
-    """In each direction, on the first pairs."""
-    pairs = usable.need(edit, split)[:most]
-    return [PairExperiment(engine, pairs, direction) for direction in DIRECTIONS]
+    return Results(content | ({"sets": sets} if sets else {}), rows)
 
 
 def _rows(edit: str, experiment: PairExperiment, found: Mapping[str, Attribution]) -> Iterator[dict[str, Any]]:
@@ -129,24 +132,18 @@ def _rows(edit: str, experiment: PairExperiment, found: Mapping[str, Attribution
 
 
 def _sets(
-    engine: SweepEngine,
-    usable: UsablePairs,
-    edit: str,
+    found: Mapping[str, Attribution],
+    chosen_on: PairExperiment,
+    judged_on: PairExperiment,
     heads: Intervention,
-    methods: Mapping[str, Method],
     params: ApproximationParams,
 ) -> Scores:
-    """By direction: sets are chosen on pairs of the select split and judged on the others."""
-    members = [single_heads(engine.model).index((head,)) for head in heads]
-    by_split = [_experiments(engine, usable, edit, split, params.set_pairs) for split in SPLITS]
-    result = {}
-    for select, confirm in zip(*by_split, strict=True):
-        print(
-            f"{select.direction}: all {2 ** len(heads)} sets of {len(heads)} heads on {len(select)} pairs", flush=True
-        )
-        subsets = [cast(SubsetEffects, measure_subsets(experiment, heads)) for experiment in (select, confirm)]
-        found = {
-            name: Attribution(change[members], cost) for name, (change, cost) in attributions(select, methods).items()
-        }
-        result[select.direction] = compare_sets(found, *subsets, params.budgets, params.repeats, params.seed)
-    return result
+    """What `compare_sets` says of the sets of some heads.
+
+    found   of all heads, on more pairs than those of `chosen_on`, which come first
+    """
+    order = single_heads(chosen_on.engine.model)
+    members, pairs = [order.index((head,)) for head in heads], slice(len(chosen_on))
+    theirs = {name: Attribution(change[members, pairs], cost) for name, (change, cost) in found.items()}
+    subsets = [cast(SubsetEffects, measure_subsets(experiment, heads)) for experiment in (chosen_on, judged_on)]
+    return compare_sets(theirs, *subsets, params.budgets, params.repeats, params.seed)

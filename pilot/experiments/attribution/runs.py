@@ -5,7 +5,7 @@ Shapes: B pairs of a batch, P pairs, T positions, L layers, H heads, D head_dim.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -85,15 +85,19 @@ class GradientRuns:
         self._passes += len(ids)
         return head_outputs(self.model, ids)
 
-    def gradients(self, ids: Tensor, answers: Tensor, added: Sequence[Tensor | None] | None = None) -> Gradients:
-        """z of the run and each pair's own gradient at it.
-
-        added   for each layer what is added to z, (B, T, H, D), or None: the gradient is taken there
-        """
-        with _differentiable(self.model, added) as (z, leaves):
+    def gradients(self, ids: Tensor, answers: Tensor) -> Gradients:
+        """z of the run and each pair's own gradient at it."""
+        with _differentiable(self.model) as (z, leaves):
             difference = self._logit_difference(ids, answers)
         self._passes += len(ids)
         return Gradients(z, list(torch.autograd.grad(difference, leaves)))
+
+    def gradient_at(self, ids: Tensor, answers: Tensor, layer: int, added: Tensor) -> Tensor:
+        """Each pair's own gradient at the z of one layer with `added` to it: both (B, T, H, D)."""
+        with _differentiable(self.model, {layer: added}) as (_, leaves):
+            difference = self._logit_difference(ids, answers)
+        self._passes += len(ids)
+        return torch.autograd.grad(difference, leaves[layer])[0]
 
     def gradients_without_layers(self, ids: Tensor, answers: Tensor) -> Iterator[list[Tensor]]:
         """For each layer in turn the gradients that do not pass through what that layer adds to the residual stream.
@@ -102,7 +106,7 @@ class GradientRuns:
         as their first argument and return it.
         """
         n_layers = head_counts(self.model)[0]
-        with _differentiable(self.model, None) as (_, leaves), _droppable(self.model) as drop:
+        with _differentiable(self.model) as (_, leaves), _droppable(self.model) as drop:
             difference = self._logit_difference(ids, answers)
         for layer in range(n_layers):
             drop(layer)
@@ -145,10 +149,13 @@ def token_embedding(model: nn.Module) -> nn.Module:
 
 @contextmanager
 def _differentiable(
-    model: nn.Module, added: Sequence[Tensor | None] | None
+    model: nn.Module, added: Mapping[int, Tensor] | None = None
 ) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Forwards within the block fill in z of each layer, and a leaf that was added to it: both (B, T, H, D)."""
-    n_layers, n_heads = head_counts(model)
+    """Forwards within the block fill in z of each layer, and a leaf that was added to it: both (B, T, H, D).
+
+    added   the values of leaves by layer; the others are zero
+    """
+    n_heads = head_counts(model)[1]
     z: list[Tensor] = []
     leaves: list[Tensor] = []
 
@@ -163,8 +170,8 @@ def _differentiable(
         return add
 
     with ExitStack() as hooks, torch.enable_grad():
-        for projection, term in zip(output_projections(model), added or [None] * n_layers, strict=True):
-            hooks.callback(projection.register_forward_pre_hook(adding(term)).remove)
+        for layer, projection in enumerate(output_projections(model)):
+            hooks.callback(projection.register_forward_pre_hook(adding((added or {}).get(layer))).remove)
         yield z, leaves
 
 

@@ -98,6 +98,19 @@ def test_positions_are_rows_so_that_tokens_read_as_text(results):
     assert "by denoising L2H2 at '[John]' (3), 0.40" in findings.head_positions(results).text
 
 
+def test_approximations_are_held_against_exact_patching(results):
+    methods, missed, *_ = findings.attribution(results)
+    assert list(methods.plot.panels) == list(DIRECTIONS)
+    assert "On 128 confirm pairs, the approximation closest" in methods.text
+    assert "by denoising L0H0, which recovers -0.00 and is given -0.30" in missed.text
+
+
+def test_a_run_of_patch_heads_says_that_it_compared_no_approximations(results):
+    for finding in findings.attribution(replace(results, attribution={}, attributed_heads=[])):
+        assert finding.text.startswith("Approximations were not compared in this run")
+        assert finding.table is None
+
+
 def test_what_was_not_measured_is_said(results):
     lacking = replace(results, best_sets=[], head_positions=[])
     assert findings.best_sets(lacking).table is None
@@ -108,4 +121,5 @@ def test_what_was_not_measured_is_said(results):
 def test_all_findings_have_names_of_their_own(results):
     names = [finding.name for finding in findings.findings(results)]
     assert names[:5] == ["accuracy", "recovery", "players", "verdict", "controls"]
-    assert names[5:] == ["best_sets", "interactions", "head_positions"]
+    assert names[5:8] == ["best_sets", "interactions", "head_positions"]
+    assert names[8:] == ["attribution", "attribution_missed", "attribution_sets", "attribution_shapley"]

@@ -13,6 +13,7 @@ def test_tasks_stand_side_by_side(tmp_path):
     assert measures["accuracy"] == ["96%, 94%"] * 2
     assert measures["sufficient"] == ["L2H0 and L2H2", "L2H2"]
     assert measures["heads that recover half, denoising"][0] == "2 (L2H2+L2H0, 0.78)"
+    assert measures["attribution patching misses most, noising"] == ["L0H0, -0.30 instead of -0.00"] * 2
     assert list(heads.plot.panels["denoising"]) == ["L1H1", "L2H0", "L2H2"]
     assert [round(mark.value, 3) for mark in heads.plot.panels["denoising"]["L2H0"].values()] == [0.28, 0.003]
     assert "players of more than one task: L2H2 (ioi and agreement)." in heads.text

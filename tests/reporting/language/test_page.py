@@ -46,9 +46,8 @@ def test_the_page_says_what_was_measured(page):
 def test_the_same_results_give_the_same_page_and_pictures(page, tmp_path):
     assert make_page(tmp_path) == page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {
-        f"{name}.png" for name in ("recovery", "players", "best_sets", "interactions", "head_positions", "summary")
-    }
+    plots = "recovery players best_sets interactions head_positions attribution attribution_shapley summary"
+    assert names == {f"{name}.png" for name in plots.split()}
 
 
 def test_tokens_are_escaped_wherever_they_stand(tmp_path):
@@ -121,7 +120,7 @@ def test_a_browser_draws_every_chart_and_labels_stay_apart(tmp_path, n_layers, n
     assert console == []
     found = seen(elements)
     assert found["labels"] > 200
-    assert found | {"labels": 0} == {"labels": 0, "collisions": 0, "drawn": 11, "overflow": found["overflow"]}
+    assert found | {"labels": 0} == {"labels": 0, "collisions": 0, "drawn": 15, "overflow": found["overflow"]}
     assert found["overflow"] <= 0
 
 
