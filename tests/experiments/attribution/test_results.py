@@ -116,6 +116,7 @@ def test_sets_are_left_out_where_they_are_off_and_where_there_is_one_player(chan
         ({"methods": ["ig_inputs_0"]}, "attribution.methods.0: ig_inputs_0 is not a method"),
         ({"methods": ["exact"]}, "attribution.methods.0: exact is not a method"),
         ({"pairs": 1}, "changed.yaml: attribution.pairs: must be greater than or equal to 2, not 1"),
+        ({"set_pairs": 5}, "changed.yaml: attribution: set_pairs must not be more than pairs, which is 4"),
         ({"steps": [1]}, "changed.yaml: attribution.steps is not a known key"),
     ],
 )
