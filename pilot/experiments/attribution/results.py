@@ -146,4 +146,4 @@ def _sets(
     members, pairs = [order.index((head,)) for head in heads], slice(len(chosen_on))
     theirs = {name: Attribution(change[members, pairs], cost) for name, (change, cost) in found.items()}
     subsets = [cast(SubsetEffects, measure_subsets(experiment, heads)) for experiment in (chosen_on, judged_on)]
-    return compare_sets(theirs, *subsets, params.budgets, params.repeats, params.seed)
+    return compare_sets(theirs, *subsets, params.budgets, params.repeats, params.resamples, params.seed)

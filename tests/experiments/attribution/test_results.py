@@ -91,7 +91,7 @@ def test_sets_are_predicted_by_the_scores_of_their_own_heads(selected):
     sets = hold_against_exact(engine, usable, "giver", heads, {}, params, 0.1).content["sets"]
     select = PairExperiment(engine, usable.need("giver", "select")[: params.set_pairs], "denoising")
     errors = additive(select.recovery([(head,) for head in heads])) - measure_subsets(select, heads).mean_recovery
-    assert sets["denoising"]["predicted"]["exact"]["worst"] == pytest.approx(np.abs(errors).max(), abs=1e-5)
+    assert sets["denoising"]["predicted"]["exact"]["worst"]["value"] == pytest.approx(np.abs(errors).max(), abs=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{"counterfactual": {"exhaustive": False}}, {"select": {"players": 1}}])
