@@ -216,4 +216,4 @@ def head_positions(results: TaskResults) -> Finding:
 def attribution(results: TaskResults) -> list[Finding]:
     """`approximations` of all heads, and for sets of the players."""
     n_pairs = results.attribution.get("pairs", {}).get(results.main_edit)
-    return approximations(results, results.main_edit, f"On {n_pairs} confirm pairs,", NO_ATTRIBUTION)
+    return approximations(results, results.main_edit, f"On {n_pairs} select pairs,", NO_ATTRIBUTION)

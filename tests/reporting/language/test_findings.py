@@ -101,7 +101,7 @@ def test_positions_are_rows_so_that_tokens_read_as_text(results):
 def test_approximations_are_held_against_exact_patching(results):
     methods, missed, *_ = findings.attribution(results)
     assert list(methods.plot.panels) == list(DIRECTIONS)
-    assert "On 128 confirm pairs, the approximation closest" in methods.text
+    assert "On 128 select pairs, the approximation closest" in methods.text
     assert "by denoising L0H0, which recovers -0.00 and is given -0.30" in missed.text
 
 
