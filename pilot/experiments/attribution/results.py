@@ -145,5 +145,5 @@ def _sets(
     order = single_heads(chosen_on.engine.model)
     members, pairs = [order.index((head,)) for head in heads], slice(len(chosen_on))
     theirs = {name: Attribution(change[members, pairs], cost) for name, (change, cost) in found.items()}
-    subsets = [cast(SubsetEffects, measure_subsets(experiment, heads)) for experiment in (chosen_on, judged_on)]
-    return compare_sets(theirs, *subsets, params.budgets, params.repeats, params.resamples, params.seed)
+    select, confirm = (cast(SubsetEffects, measure_subsets(experiment, heads)) for experiment in (chosen_on, judged_on))
+    return compare_sets(theirs, select, confirm, params.budgets, params.repeats, params.resamples, params.seed)
