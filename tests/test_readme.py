@@ -135,8 +135,8 @@ def _arithmetic_sentences() -> list[str]:
         f"In {PLANTED['nulls']} circuits without such a head, one is called sufficient in {false['sufficient']}, "
         f"necessary in {false['necessary']} and redundant in {false['redundant']} of them. With {PAIRS} pairs {right} "
         f"of {earned} words that planted heads earn are given.",
-        f"misses a set's recovery by {predicted['atp_recipient']['error']:.2f} (root mean square over all sets), five "
-        f"steps of integrated gradients by {predicted['ig_inputs_5']['error']:.2f}.",
+        f"misses a set's recovery by {predicted['atp_recipient']['error']['value']:.2f} (root mean square over all sets), five "
+        f"steps of integrated gradients by {predicted['ig_inputs_5']['error']['value']:.2f}.",
         f"{_percent(accuracy['flat']['exact_match'], 2)} of unseen flat expressions and "
         f"{_percent(accuracy['paren']['exact_match'], 2)} of unseen parenthesised ones",
     ]
